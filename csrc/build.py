@@ -1,0 +1,26 @@
+"""Build `pipecap._native` with cffi: API mode, one abi3 wheel for every CPython from 3.11.
+
+`pipecap.h` is both the C header and the cdef, so the two cannot drift apart.
+"""
+
+import os
+import sysconfig
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+# setuptools wants paths relative to setup.py; they end up in the sdist's manifest.
+RELATIVE = os.path.relpath(HERE)
+LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+ffi = FFI()
+ffi.cdef((HERE / "pipecap.h").read_text())
+ffi.set_source(
+    "pipecap._native",
+    '#include <stddef.h>\n#include <stdint.h>\n#include "pipecap.h"\n',
+    sources=[f"{RELATIVE}/pipecap.c"],
+    include_dirs=[RELATIVE],
+    depends=[f"{RELATIVE}/pipecap.h", f"{RELATIVE}/build.py"],
+    py_limited_api=LIMITED_API,
+)

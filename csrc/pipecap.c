@@ -1,0 +1,250 @@
+/* The kernel calls behind pipecap: plain C, no Python.h, testable alone. pipecap.h says what each function gives. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pipecap.h"
+
+/* PIPECAP_NO_PIPE_SIZE builds what other Unixes get, on Linux too, so that CI can test it there. */
+#if defined(F_GETPIPE_SZ) && defined(F_SETPIPE_SZ) && !defined(PIPECAP_NO_PIPE_SIZE)
+#define HAS_PIPE_SIZE 1
+#else
+#define HAS_PIPE_SIZE 0
+#endif
+
+/* fs/pipe.c: round_pipe_size() rejects more; the kernel takes the argument as an unsigned int, so 2^32 would be 0. */
+#define LARGEST_PIPE (UINT64_C(1) << 31)
+
+/* Scratch pipes one headroom run may hold, one descriptor each: a caller's RLIMIT_NOFILE is often 1024. */
+#define HEADROOM_PIPES 256
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int pipecap_has_pipe_size(void)
+{
+    return HAS_PIPE_SIZE;
+}
+
+#if HAS_PIPE_SIZE
+
+/* fcntl(2) on pipes takes pipe->mutex and so does not sleep interruptibly; EINTR is retried all the same, as another
+ * filesystem or a sandbox under us may answer it. A 2 GiB pipe's capacity does not fit an int: only -1 is an error. */
+static int64_t pipe_fcntl(int fd, int command, unsigned int argument)
+{
+    int result;
+
+    do {
+        result = fcntl(fd, command, argument);
+    } while (result == -1 && errno == EINTR);
+    return result == -1 ? -errno : (int64_t)(unsigned int)result;
+}
+
+int64_t pipecap_capacity(int fd)
+{
+    return pipe_fcntl(fd, F_GETPIPE_SZ, 0);
+}
+
+int64_t pipecap_resize(int fd, uint64_t size)
+{
+    if (size > LARGEST_PIPE)
+        return -EINVAL;
+    return pipe_fcntl(fd, F_SETPIPE_SZ, (unsigned int)size);
+}
+
+#else
+
+int64_t pipecap_capacity(int fd)
+{
+    (void)fd;
+    return -ENOTSUP;
+}
+
+int64_t pipecap_resize(int fd, uint64_t size)
+{
+    (void)fd;
+    (void)size;
+    return -ENOTSUP;
+}
+
+#endif
+
+int64_t pipecap_unread(int fd)
+{
+    int unread = 0;
+    int result;
+
+    do {
+        result = ioctl(fd, FIONREAD, &unread);
+    } while (result == -1 && errno == EINTR);
+    return result == -1 ? -errno : (int64_t)(unsigned int)unread;
+}
+
+int pipecap_full(int fd)
+{
+    struct pollfd end = {.fd = fd, .events = POLLOUT};
+    int result;
+
+    do {
+        result = poll(&end, 1, 0);
+    } while (result == -1 && errno == EINTR);
+    if (result == -1)
+        return -errno;
+    if (end.revents & POLLNVAL)
+        return -EBADF;
+    return !(end.revents & POLLOUT);
+}
+
+/* The fill loop proper. A write that was cut short took the last slot, so the next one could take nothing. */
+static int fill(int fd, const char *zeros, const size_t *sizes, size_t count, struct pipecap_fill *result)
+{
+    for (size_t next = 0;; next = (next + 1) % count) {
+        ssize_t written;
+
+        do {
+            written = write(fd, zeros, sizes[next]);
+        } while (written == -1 && errno == EINTR);
+        if (written == -1)
+            return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+        result->accepted += (uint64_t)written;
+        if ((size_t)written < sizes[next]) {
+            result->partial = (uint64_t)written;
+            return 0;
+        }
+        result->writes++;
+        if (result->accepted > LARGEST_PIPE)
+            return -EFBIG; /* somebody reads what we write: this is no scratch pipe */
+    }
+}
+
+int pipecap_fill(int fd, const size_t *sizes, size_t count, struct pipecap_fill *result)
+{
+    struct stat status;
+    size_t largest = 0;
+    uint64_t start;
+    int flags, error;
+    char *zeros;
+
+    *result = (struct pipecap_fill){0};
+    for (size_t i = 0; i < count; i++) {
+        if (sizes[i] == 0 || sizes[i] > SSIZE_MAX)
+            return -EINVAL;
+        if (sizes[i] > largest)
+            largest = sizes[i];
+    }
+    if (largest == 0)
+        return -EINVAL;
+    flags = fcntl(fd, F_GETFL);
+    if (flags == -1 || fstat(fd, &status) == -1)
+        return -errno;
+    if (!(flags & O_NONBLOCK) || !(S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode)))
+        return -EINVAL;
+    /* Private, read-only and untouched: all its pages are the kernel's one zero page, so any size costs no memory. */
+    zeros = mmap(NULL, largest, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (zeros == MAP_FAILED)
+        return -errno;
+    start = now_ns();
+    error = fill(fd, zeros, sizes, count, result);
+    result->elapsed_ns = now_ns() - start;
+    munmap(zeros, largest);
+    return error;
+}
+
+/* Largest power-of-two number of slots, at most *pages, that the kernel grants this one-slot pipe; left in *pages. */
+static int grow(int fd, uint64_t page_size, uint32_t *pages)
+{
+    int64_t granted = -EPERM;
+
+    for (; *pages > 1; *pages /= 2) {
+        granted = pipecap_resize(fd, *pages * page_size);
+        if (granted != -EPERM)
+            return granted < 0 ? (int)granted : 0;
+    }
+    return 0;
+}
+
+/* Whether the user is over the quota now: growing is refused even where it takes back what was just given. */
+static int over_quota(int fd, uint64_t size)
+{
+    return pipecap_resize(fd, size / 2) >= 0 && pipecap_resize(fd, size) == -EPERM;
+}
+
+/* One more scratch pipe of a single slot, held by its write end alone. */
+static int open_scratch(uint64_t page_size)
+{
+    int64_t granted;
+    int ends[2];
+
+    if (pipe(ends) == -1)
+        return -errno;
+    close(ends[0]);
+    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    granted = pipecap_resize(ends[1], page_size);
+    if (granted < 0) {
+        close(ends[1]);
+        return (int)granted;
+    }
+    return ends[1];
+}
+
+int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_headroom *result)
+{
+    const uint64_t page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    int scratch[HEADROOM_PIPES];
+    int count = 0, error = 0;
+    uint32_t first = 0, pages = 0;
+    uint64_t start = now_ns();
+
+    *result = (struct pipecap_headroom){0};
+    if (!HAS_PIPE_SIZE)
+        return -ENOTSUP;
+    if (max_pages < 2)
+        return -EINVAL;
+    /* Take the largest piece the kernel grants, then smaller ones: each refusal is charged to nobody. */
+    for (pages = max_pages; !error && pages > 1;) {
+        int fd;
+
+        if (now_ns() - start > deadline_ns || count == HEADROOM_PIPES) {
+            error = count == HEADROOM_PIPES ? -EMFILE : -ETIME;
+            break;
+        }
+        fd = open_scratch(page_size);
+        if (fd < 0) {
+            error = fd;
+            break;
+        }
+        error = grow(fd, page_size, &pages);
+        if (count == 0)
+            first = pages;
+        scratch[count++] = fd;
+        if (!error)
+            result->pages += pages;
+    }
+    result->stopped_by = -error;
+    if (!error) {
+        /* The last pipe's single slot may have been charged beyond the soft quota: a new pipe always is granted. */
+        result->exact = 1;
+        if (first < 2)
+            result->pages = 0;
+        else if (over_quota(scratch[0], first * page_size))
+            result->pages--;
+    }
+    while (count > 0)
+        close(scratch[--count]);
+    result->elapsed_ns = now_ns() - start;
+    return 0;
+}

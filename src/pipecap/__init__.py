@@ -1,0 +1,73 @@
+"""Measure, explain, size and un-jam the kernel pipes under Python's multiprocessing queues.
+
+Public names only. Each is loaded from its home when first used, so `import pipecap` costs next to nothing in a program
+that may never need it.
+"""
+
+from importlib import import_module
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, which costs the import of typing
+if TYPE_CHECKING:
+    from pipecap import version
+    from pipecap.errors import AccessDenied as AccessDenied
+    from pipecap.errors import DrainTimeout as DrainTimeout
+    from pipecap.errors import InvalidSize as InvalidSize
+    from pipecap.errors import NoScratchPipe as NoScratchPipe
+    from pipecap.errors import NotAPipe as NotAPipe
+    from pipecap.errors import NotPicklable as NotPicklable
+    from pipecap.errors import PipecapError as PipecapError
+    from pipecap.errors import ProcessGone as ProcessGone
+    from pipecap.errors import ResizeRefused as ResizeRefused
+    from pipecap.errors import TruncatedItem as TruncatedItem
+    from pipecap.errors import Unsupported as Unsupported
+    from pipecap.host import HostReport as HostReport
+    from pipecap.host import report as report
+    from pipecap.kernel.fit import Fit as Fit
+    from pipecap.kernel.fit import fit as fit
+    from pipecap.kernel.fit import items_that_fit as items_that_fit
+    from pipecap.kernel.fit import pickled_size as pickled_size
+    from pipecap.kernel.limits import Headroom as Headroom
+    from pipecap.kernel.limits import HostLimits as HostLimits
+    from pipecap.kernel.limits import headroom as headroom
+    from pipecap.kernel.limits import limits as limits
+    from pipecap.kernel.pipes import PipeState as PipeState
+    from pipecap.kernel.probe import Measurement as Measurement
+    from pipecap.kernel.probe import capacity_curve as capacity_curve
+    from pipecap.kernel.probe import measure as measure
+    from pipecap.targets import capacity as capacity
+    from pipecap.targets import pipes_of as pipes_of
+    from pipecap.targets import resize as resize
+    from pipecap.targets import state as state
+    from pipecap.targets import unread as unread
+
+    __version__ = version.VERSION
+
+_HOMES = {
+    "pipecap.errors": """
+        AccessDenied DrainTimeout InvalidSize NoScratchPipe NotAPipe NotPicklable PipecapError ProcessGone
+        ResizeRefused TruncatedItem Unsupported
+    """,
+    "pipecap.host": "HostReport report",
+    "pipecap.kernel.fit": "Fit fit items_that_fit pickled_size",
+    "pipecap.kernel.limits": "Headroom HostLimits headroom limits",
+    "pipecap.kernel.pipes": "PipeState",
+    "pipecap.kernel.probe": "Measurement capacity_curve measure",
+    "pipecap.targets": "capacity pipes_of resize state unread",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+__all__ = [*_HOME_OF]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value: object = import_module("pipecap.version").VERSION
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'pipecap' has no attribute {name!r}")
+    globals()[name] = value  # from now on a plain attribute
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF, "__version__"})

@@ -1,0 +1,134 @@
+"""Predict how many items of a size fit an empty queue's pipe, and what is wasted."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipecap.cli.render import Block, Line, Table, answer, bar
+from pipecap.errors import InvalidSize
+from pipecap.kernel.fit import Fit, fit, pickled_size, smallest_capacity
+from pipecap.kernel.limits import limits
+from pipecap.results import Result
+
+_LARGEST_REPEAT = 2**27  # a list of that many takes a GiB
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Result):
+    """The answer of `fit`: the item itself, the sizes around it, and the smallest pipe that takes one whole.
+
+    `smallest_capacity` is None where no pipe does, `pipe_max_size` where it cannot be read.
+    """
+
+    fit: Fit
+    smallest_capacity: int | None
+    pipe_max_size: int | None
+    curve: tuple[Fit, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what to fit into what."""
+    item = parser.add_mutually_exclusive_group(required=True)
+    item.add_argument("size", metavar="SIZE", nargs="?", help='pickled bytes of one item: 4096, "64K", "1MB"')
+    item.add_argument(
+        "--object", metavar="EXPR", help="a Python literal to pickle instead; repetition is allowed: \"b'0' * 65514\""
+    )
+    parser.add_argument("--capacity", metavar="C", help="bytes of the pipe (default: what a new pipe gets here)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict, then show."""
+    item = arguments.size if arguments.object is None else pickled_size(literal(arguments.object))
+    found = fit(item, capacity=arguments.capacity)
+    prediction = Prediction(
+        fit=found,
+        smallest_capacity=smallest_capacity(found.item),
+        pipe_max_size=limits().pipe_max_size,
+        curve=tuple(fit(size, capacity=found.capacity) for size in _around(found.item)),
+    )
+    answer("fit", prediction.to_dict(), list(_blocks(prediction)), as_json=arguments.json)
+    return 0
+
+
+def literal(expression: str) -> object:
+    """Evaluate a Python literal, also a repeated one (`b"0" * 65514`); no names, no calls. Raises InvalidSize."""
+    try:
+        tree = ast.parse(expression.strip(), mode="eval").body
+        return _repeated(tree)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise InvalidSize(
+            expression,
+            f"not a Python literal ({error})",
+            hint="literals and repetition: \"[1, 'a']\", \"b'0' * 65514\"",
+        ) from None
+
+
+def _repeated(tree: ast.expr) -> object:
+    if not (isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Mult)):
+        return ast.literal_eval(tree)
+    one, times = _repeated(tree.left), _repeated(tree.right)
+    if isinstance(one, int):
+        one, times = times, one
+    if not isinstance(one, bytes | str | list | tuple) or not isinstance(times, int):
+        raise TypeError("only bytes, str, list and tuple can be repeated")
+    if len(one) * times > _LARGEST_REPEAT:
+        raise MemoryError("too large to build here: give its pickled size instead")
+    return one * times
+
+
+def _around(item: int) -> list[int]:
+    """Sizes around `item`: a quarter of it to four times it, and the bytes next to it, where edges show."""
+    sizes = {item * quarter // 4 for quarter in (1, 2, 3, 4, 5, 6, 8, 12, 16)} | {item - 1, item + 1}
+    return sorted(size for size in sizes if size > 0)
+
+
+def _blocks(prediction: Prediction) -> Iterator[Block]:
+    found = prediction.fit
+    writes = " + ".join(f"{size:,}" for size in found.writes)
+    many = f"{len(found.writes)} writes ({writes} bytes)" if len(found.writes) > 1 else "one write"
+    yield Line(f"An item of {found.item:,} pickled bytes is a frame of {found.frame:,} bytes, sent in {many}.")
+    items = "1 item fits" if found.items == 1 else f"{found.items:,} items fit"
+    yield Line(
+        f"A pipe of {found.capacity:,} bytes has {found.slots:,} slots of {found.capacity // found.slots:,}: {items},"
+        f" in {found.slots_used:,} slots; {found.wasted:,} bytes ({found.wasted / found.capacity:.0%}) go unused."
+    )
+    yield Line()
+    yield Table(
+        (">item", ">fit", ">in the pipe", ">wasted", "share of the pipe used"),
+        [
+            (
+                f"{'> ' if point.item == found.item else ''}{point.item:,}",
+                f"{point.items:,}",
+                f"{point.unread:,}",
+                f"{point.wasted:,}",
+                bar(point.unread / point.capacity) or "does not fit",
+            )
+            for point in prediction.curve
+        ],
+    )
+    yield Line()
+    yield from _verdict(prediction)
+
+
+def _verdict(prediction: Prediction) -> Iterator[Line]:
+    needs, largest = prediction.smallest_capacity, prediction.pipe_max_size
+    if prediction.fit.items:
+        yield Line(
+            f"  [ok] A process may put {prediction.fit.items:,} of these and exit though nobody reads; "
+            "with one more, it waits for a reader.",
+            "ok",
+        )
+        return
+    yield Line(
+        "  [problem] It does not fit: a process that puts one cannot exit until somebody reads it, "
+        "and a parent that joins before it gets hangs.",
+        "problem",
+    )
+    if needs is None or (largest is not None and needs > largest):
+        limit = "any pipe takes" if largest is None else f"fs.pipe-max-size ({largest:,}) allows"
+        yield Line(f"    -> get() before join(): the item is larger than {limit}", "action")
+    else:
+        yield Line(f"    -> get() before join(), or pipecap.resize(queue, {needs}) right after making it", "action")

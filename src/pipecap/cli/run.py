@@ -1,0 +1,64 @@
+"""Set the capacity of our own stdin, stdout or other descriptors, then become the command after `--`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+
+from pipecap.cli import set as set_command
+from pipecap.cli.endpoint import size_argument
+from pipecap.cli.render import document
+from pipecap.cli.set import Resizes, resize_each
+from pipecap.cli.trouble import complain, failure, say
+from pipecap.errors import Unsupported
+
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `set` takes; the command itself was split off before."""
+    parser.usage = "pipecap run [-h] [--json] [-b] [-c] [-q] SIZE [TARGET ...] -- CMD [ARG ...]"
+    set_command.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Set, then exec: no process of ours stays, and the exit status is the command's.
+
+    A refusal is a warning, as the command works with a smaller pipe, too; with --check it is the end, status 1.
+    """
+    if not arguments.command:
+        say("run needs a command after --, as in: pipecap run 1M -- CMD")
+        return 2
+    found = _resize(arguments)
+    if arguments.json:
+        document("set", found.to_dict(), sys.stderr)  # stdout belongs to the command
+    if arguments.check and found.failed:
+        return 1
+    return _exec(arguments.command)
+
+
+def _resize(arguments: argparse.Namespace) -> Resizes:
+    targets = arguments.targets or ["stdout"]
+    try:
+        size = size_argument(arguments.size)
+    except Unsupported as error:  # max, where /proc/sys is not to be read
+        if arguments.check or not arguments.quiet:
+            complain(error)
+        return Resizes((), tuple(failure(target, error) for target in targets))
+    return resize_each(targets, size, arguments)
+
+
+def _exec(command: list[str]) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter ignores these for itself; the command shall find them as a shell would hand them over.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)
+    except (OSError, ValueError) as error:  # ValueError: an empty name, a NUL in an argument
+        say(f"{command[0]}: {error.strerror if isinstance(error, OSError) else error}")
+        return NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE

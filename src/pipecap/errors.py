@@ -1,0 +1,170 @@
+"""The error tree: one root, and below it classes that are also the fitting builtin.
+
+Every error has a `hint` (what to do about it, also shown under a traceback), carries its facts as attributes and
+survives pickling, so it can come back from a worker process whole. Nothing in pipecap matches on error text.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class PipecapError(Exception):
+    """Root of everything pipecap raises on purpose."""
+
+    hint: str
+    _call: tuple[tuple[object, ...], dict[str, object]]
+
+    def __new__(cls, *args: object, **facts: object) -> PipecapError:
+        """Keep what the error was made of, for pickling."""
+        # Nothing is passed on: OSError.__new__ would take it for (errno, strerror).
+        self = super().__new__(cls)
+        self._call = (args, facts)
+        return self
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.args = (message,)
+        self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), *self._call)
+
+
+def _rebuild(cls: type[PipecapError], args: tuple[object, ...], facts: dict[str, object]) -> PipecapError:
+    return cls(*args, **facts)  # type: ignore[arg-type] # the very arguments that built the original
+
+
+class InvalidSize(PipecapError, ValueError):
+    """A size that is no size: a wrong type, text that does not parse, a number out of range."""
+
+    def __init__(self, size: object, why: str, *, hint: str = 'bytes as an int, or text such as "64K", "1MiB", "1MB"'):
+        super().__init__(f"invalid size {_short(size)}: {why}", hint=hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        (size, *rest), facts = self._call
+        return _rebuild, (type(self), (_Shown(_short(size)), *rest), facts)  # the object itself may not pickle
+
+
+class NotPicklable(PipecapError, TypeError):
+    """An object that cannot travel through a queue; `__cause__` is what its pickling raised."""
+
+    def __init__(self, what: str, cause: object) -> None:
+        super().__init__(
+            f"a {what} cannot be pickled: {cause}",
+            hint="send plain data, or objects of classes that can be imported by name",
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        (what, cause), facts = self._call
+        return _rebuild, (type(self), (what, str(cause)), facts)  # what is not picklable must not stop its error
+
+
+class NotAPipe(PipecapError, TypeError):
+    """The target leads to no pipe: a socket, a closed descriptor, an object that holds none."""
+
+    def __init__(
+        self, what: str, why: str, *, hint: str = "see pipecap.pipes_of() for what counts as a target"
+    ) -> None:
+        super().__init__(f"{what} {why}", hint=hint)
+
+
+_ERRNO_OF = {
+    "max-size": errno.EPERM,
+    "quota": errno.EPERM,
+    "busy": errno.EBUSY,
+    "invalid": errno.EINVAL,
+    "memory": errno.ENOMEM,
+    "unsupported": errno.EOPNOTSUPP,
+}
+
+
+class ResizeRefused(PipecapError, OSError):
+    """The kernel refused a capacity.
+
+    `reason` is one of "max-size" (above pipe-max-size), "quota" (pipe-user-pages-soft or -hard), "busy" (more slots in
+    use than the new size has), "invalid" (no size the kernel takes), "memory" (no memory for the slots) and
+    "unsupported" (a pipe that cannot be resized at all). `limit` names the sysctl that was hit and `limit_value` is
+    its content; both None where no sysctl is behind it or where it cannot be read. `requested` and `capacity` are
+    bytes; `capacity` is what the pipe still has.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        why: str,
+        *,
+        requested: int,
+        capacity: int | None = None,
+        limit: str | None = None,
+        limit_value: int | None = None,
+        hint: str = "",
+    ) -> None:
+        kept = "" if capacity is None else f"; it keeps its {capacity:,} bytes"
+        super().__init__(f"a pipe of {requested:,} bytes was refused ({reason}): {why}{kept}", hint=hint)
+        self.reason = reason
+        self.requested = requested
+        self.capacity = capacity
+        self.limit = limit
+        self.limit_value = limit_value
+        self.errno = _ERRNO_OF[reason]
+
+
+class NoScratchPipe(PipecapError, OSError):
+    """A measurement could not get a pipe of its own: no descriptors left, or over the hard quota."""
+
+    def __init__(self, number: int) -> None:
+        hints = {
+            errno.EMFILE: "this process is out of descriptors: close some, or raise `ulimit -n`",
+            errno.ENFILE: "this user is over fs.pipe-user-pages-hard, or the host over fs.file-max: close pipes",
+        }
+        super().__init__(f"no scratch pipe to measure with: {os.strerror(number)}", hint=hints.get(number, ""))
+        self.errno = number
+
+
+class Unsupported(PipecapError, RuntimeError):
+    """Not to be had on this host, or with this build, at all."""
+
+
+class ProcessGone(PipecapError, ProcessLookupError):
+    """The process ended, or never was."""
+
+    def __init__(self, pid: int, *, hint: str = "list what runs now with `ps -e`") -> None:
+        super().__init__(f"no process {pid}", hint=hint)
+        self.pid = pid
+        self.errno = errno.ESRCH
+
+
+class AccessDenied(PipecapError, PermissionError):
+    """The kernel does not let this user look there; the hint names the privilege that would help."""
+
+    def __init__(self, message: str, *, hint: str = "run as the user who owns it, or with CAP_SYS_PTRACE") -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno.EACCES
+
+
+class DrainTimeout(PipecapError, TimeoutError):
+    """The producers did not end in time."""
+
+
+class TruncatedItem(PipecapError, EOFError):
+    """A producer died in the middle of an item; all whole items came out before this was raised."""
+
+
+class _Shown(str):
+    """Text that is its own repr: stands for an object in an error that was pickled."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _short(value: object, longest: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}... ({type(value).__name__})"

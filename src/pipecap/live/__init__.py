@@ -1,0 +1,1 @@
+"""Other processes, seen through /proc: read only, but for rescue."""

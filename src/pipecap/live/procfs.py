@@ -1,0 +1,77 @@
+"""/proc: the descriptors of other processes. Every read may race with an exit, which is no error of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipecap.errors import AccessDenied, NotAPipe, ProcessGone
+from pipecap.results import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Holder(Result):
+    """A process that holds a pipe open; `reads` and `writes` are what it opened it for."""
+
+    pid: int
+    fd: int
+    reads: bool
+    writes: bool
+
+
+def open_path(pid: int, fd: int, *, proc: str = "/proc") -> int:
+    """Give an O_PATH descriptor for fd `fd` of process `pid`; it counts neither as reader nor as writer.
+
+    Raises ProcessGone, AccessDenied, NotAPipe for an fd that is not open.
+    """
+    try:
+        return os.open(f"{proc}/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+    except PermissionError:
+        raise AccessDenied(f"fd {fd} of process {pid} may not be looked at") from None
+    except FileNotFoundError:
+        if not os.path.exists(f"{proc}/{pid}"):
+            raise ProcessGone(pid) from None
+        raise NotAPipe(
+            f"fd {fd} of process {pid}", "is not open", hint=f"what is open: ls -l {proc}/{pid}/fd"
+        ) from None
+
+
+def holders(device: int, inode: int, *, proc: str = "/proc") -> tuple[list[Holder], int]:
+    """Find who holds the file of that device and inode open; also how many processes could not be looked into."""
+    found: list[Holder] = []
+    closed = 0
+    for pid in _pids(proc):
+        try:
+            found.extend(_holding(pid, device, inode, proc))
+        except PermissionError:
+            closed += 1
+        except FileNotFoundError:
+            continue  # it ended
+    return found, closed
+
+
+def _pids(proc: str) -> Iterator[int]:
+    for name in os.listdir(proc):
+        if name.isdigit():
+            yield int(name)
+
+
+def _holding(pid: int, device: int, inode: int, proc: str) -> Iterator[Holder]:
+    for name in os.listdir(f"{proc}/{pid}/fd"):
+        try:
+            status = os.stat(f"{proc}/{pid}/fd/{name}")
+            if (status.st_dev, status.st_ino) != (device, inode):
+                continue
+            mode = _flags(f"{proc}/{pid}/fdinfo/{name}") & os.O_ACCMODE
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        yield Holder(pid, int(name), reads=mode != os.O_WRONLY, writes=mode != os.O_RDONLY)
+
+
+def _flags(path: str) -> int:
+    with open(path) as file:
+        for line in file:
+            if line.startswith("flags:"):
+                return int(line.split()[1], 8)
+    raise FileNotFoundError(path)

@@ -1,0 +1,183 @@
+"""Any object -> the pipes under it.
+
+The one home of what multiprocessing keeps private: which attribute of a queue, pool or executor holds its pipe. The
+names are those of CPython 3.11 to 3.14, billiard and multiprocess alike; torch wraps the connections and keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pipecap._native import lib
+from pipecap.errors import NotAPipe, PipecapError
+from pipecap.kernel import pipes
+from pipecap.kernel.pipes import PipeState
+
+# Where each kind of object keeps the queues that feed and empty its workers: (attribute, name of the pipe).
+_PARTS = (
+    (("_inqueue", "task queue"), ("_outqueue", "result queue")),  # multiprocessing.pool.Pool
+    (("_call_queue", "call queue"), ("_result_queue", "result queue")),  # concurrent.futures.ProcessPoolExecutor
+)
+
+
+def pipes_of(target: object) -> Mapping[str, int]:
+    """Give the pipes of `target`: name -> a descriptor of this process, the write end where it is open.
+
+    A target is an int fd, an object with `fileno()`, a `Connection`, the pair from `Pipe()`, a `Queue`,
+    `JoinableQueue`, `SimpleQueue`, a `Pool` or a `ProcessPoolExecutor`; of the standard library, torch, billiard or
+    multiprocess. A pair whose ends belong to one pipe is one pipe. The descriptors belong to the target: do not close
+    them, and use them only while it lives. Raises NotAPipe, which says what the target is instead.
+    """
+    if isinstance(target, tuple | list):
+        return _pair(target)
+    for parts in _PARTS:
+        if all(hasattr(target, attribute) for attribute, _ in parts):
+            return {name: _part(target, attribute, name) for attribute, name in parts}
+    return {_name(target): _descriptor(target)}
+
+
+def capacity(target: object) -> int:
+    """Give the capacity in bytes: slots times page size, an upper bound on what fits. Of several pipes, the smallest.
+
+    Raises NotAPipe, Unsupported. Source: fcntl(2), F_GETPIPE_SZ.
+    """
+    if type(target) is int:
+        try:
+            size = lib.pipecap_capacity(target)
+        except OverflowError:
+            size = -1
+        if size >= 0:
+            return size
+    return min(pipes.capacity(fd) for fd in pipes_of(target).values())
+
+
+def unread(target: object) -> int:
+    """Give the bytes that wait in the pipe now; of several pipes, the sum. Raises NotAPipe. Source: FIONREAD."""
+    return sum(pipes.unread(fd) for fd in pipes_of(target).values())
+
+
+def state(target: object) -> PipeState:
+    """Give the state of the target's one pipe. Raises NotAPipe, also for several pipes; Unsupported."""
+    found = pipes_of(target)
+    if len(found) > 1:
+        raise NotAPipe(
+            f"a {_type(target)}", f"has {len(found)} pipes: {', '.join(found)}", hint="take one of pipecap.pipes_of()"
+        )
+    return pipes.state(*found.values())
+
+
+def resize(target: object, size: int | str, *, best_effort: bool = False) -> int:
+    """Set every pipe of the target to `size` bytes; give the capacity granted, of several pipes the smallest.
+
+    `size` is rounded up to a power of two and at least a page. With `best_effort` each pipe takes the largest size the
+    kernel grants and none is ever made smaller. Without it a refusal leaves all pipes as they were.
+
+    Raises NotAPipe, InvalidSize, Unsupported and ResizeRefused, whose `.reason` is "max-size", "quota", "busy",
+    "invalid", "memory" or "unsupported". Source: fcntl(2), F_SETPIPE_SZ.
+    """
+    before = {fd: pipes.capacity(fd) for fd in pipes_of(target).values()}
+    granted: dict[int, int] = {}
+    try:
+        for fd in before:
+            granted[fd] = pipes.resize(fd, size, best_effort=best_effort)
+    except PipecapError as error:
+        for fd in granted:
+            _put_back(fd, before[fd], error)
+        raise
+    return min(granted.values())
+
+
+def _put_back(fd: int, capacity: int, error: PipecapError) -> None:
+    try:
+        pipes.resize(fd, capacity)
+    except PipecapError as second:
+        error.add_note(f"fd {fd} could not be put back to {capacity:,} bytes: {second}")
+
+
+def _pair(ends: tuple[object, ...] | list[object]) -> Mapping[str, int]:
+    """Give the pipes under the pair from Pipe(), or any ends: a pipe once, whichever of its ends are there."""
+    if not ends:
+        raise NotAPipe("an empty sequence", "has no pipe in it")
+    found: dict[int, tuple[str, int]] = {}
+    for end in ends:
+        name, fd = _name(end), _descriptor(end)
+        inode = pipes.check_pipe(fd).st_ino
+        if inode not in found or pipes.writable(fd):
+            found[inode] = name, fd
+    if len(found) == 1:
+        ((_, fd),) = found.values()
+        return {"pipe": fd}
+    return {f"{name} {number}": fd for number, (name, fd) in enumerate(found.values(), start=1)}
+
+
+def _part(target: object, attribute: str, name: str) -> int:
+    queue = getattr(target, attribute)
+    if queue is None:
+        raise NotAPipe(f"the {name} of this {_type(target)}", "is gone: it was shut down")
+    return _descriptor(queue)
+
+
+def _descriptor(target: object) -> int:
+    """Give one descriptor of a single pipe, checked."""
+    if isinstance(target, int) and not isinstance(target, bool):
+        fd = int(target)
+    elif hasattr(target, "_reader") and hasattr(target, "_writer"):
+        fd = _queue_descriptor(target)
+    elif hasattr(target, "fileno"):
+        fd = _fileno(target)
+    else:
+        raise NotAPipe(f"a {_type(target)}", "holds no pipe", hint=_hint(target))
+    pipes.check_pipe(fd)
+    return fd
+
+
+def _queue_descriptor(queue: object) -> int:
+    """Give the write end of a queue; the read end where that is closed, as in a process that only gets."""
+    for end in _open_ends(queue):
+        return end
+    raise NotAPipe(f"this {_type(queue)}", "is closed", hint="look at it before close()")
+
+
+def _open_ends(queue: object) -> Iterator[int]:
+    for attribute in ("_writer", "_reader"):
+        end = getattr(queue, attribute)
+        if end is not None and not getattr(end, "closed", False):
+            yield _fileno(end)
+
+
+def _fileno(target: object) -> int:
+    try:
+        fd = target.fileno()  # type: ignore[attr-defined] # looked for by the caller
+    except (OSError, ValueError) as error:  # closed; or io.UnsupportedOperation, which is both
+        raise NotAPipe(f"this {_type(target)}", f"has no descriptor: {error}", hint="was it closed already?") from None
+    if not isinstance(fd, int):
+        raise NotAPipe(f"a {_type(target)}", f"has a fileno() that is no descriptor but a {_type(fd)}")
+    return fd
+
+
+def _name(target: object) -> str:
+    if isinstance(target, int):
+        return f"fd {int(target)}"
+    if hasattr(target, "_reader"):
+        return "queue"
+    return "connection" if _type(target).endswith("Connection") else _type(target)
+
+
+def _type(target: object) -> str:
+    return type(target).__name__
+
+
+_HINTS = {
+    "queue": "queue.Queue and its kin live in the memory of one process: no pipe is under them",
+    "asyncio": "asyncio.Queue lives in the memory of one process: no pipe is under it",
+    "subprocess": "a Popen has up to three pipes: give its .stdin, .stdout or .stderr",
+    "multiprocessing.managers": "a manager's queue lives in the manager's process, behind a socket",
+    "multiprocessing.pool": "a ThreadPool hands its tasks over in memory: no pipe is under it",
+}
+
+
+def _hint(target: object) -> str:
+    module = type(target).__module__
+    if module == "_queue":
+        module = "queue"
+    return _HINTS.get(module) or _HINTS.get(module.partition(".")[0]) or "see pipecap.pipes_of() for what is a target"

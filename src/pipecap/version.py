@@ -1,0 +1,3 @@
+"""The version, read by the build (pyproject.toml) and by the report."""
+
+VERSION = "0.1.0"
