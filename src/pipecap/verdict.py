@@ -58,7 +58,7 @@ def _shrunken(host: HostLimits, nominal: int) -> list[Advice]:
     return [
         Advice(
             "problem",
-            f"New pipes get {nominal:,} bytes instead of {expected:,}: this user's pipes are over the soft quota{quota},"
+            f"New pipes get {nominal:,} bytes instead of {expected:,}: the user's pipes are over the soft quota{quota},"
             " which counts all processes and containers of the uid. Every new queue is that small, and none can grow.",
             "close unused queues and pools, or as root: "
             f"sysctl fs.pipe-user-pages-soft={4 * (host.user_pages_soft or 16384)}",
@@ -94,7 +94,8 @@ def _growth(host: HostLimits, left: Headroom | None, nominal: int) -> list[Advic
         ]
     growth = (host.pipe_max_size - nominal) // host.page_size
     if left is None or left.exempt or left.pages is None:
-        room = "as many as you like" if left and left.exempt else "how many is unknown"
+        exempt = left is not None and left.exempt
+        room = "the quota does not count for this process" if exempt else "how many is unknown"
         return [_grows(host, nominal, room)]
     if left.pages < growth:
         quality = "" if left.exact else "at least "

@@ -20,6 +20,7 @@ COMMANDS = ("probe", "fit", "get", "set", "run")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; give the exit status."""
+    _replace_closed_streams()
     try:
         status = _main(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -36,6 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _replace_closed_streams() -> None:
+    """Give what was started without stdout or stderr (`>&-`) somewhere to write."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # until the interpreter ends
 
 
 def _main(arguments: list[str]) -> int:
@@ -55,7 +63,7 @@ def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"pipecap {name}", description=command.__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     command.add_arguments(parser)
-    parsed = parser.parse_args(options)
+    parsed = parser.parse_intermixed_args(options)
     parsed.command = command_line
     status: int = command.run(parsed)
     return status

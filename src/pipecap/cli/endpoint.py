@@ -134,12 +134,13 @@ def _require_reader(target: str, status: os.stat_result) -> None:
     found, closed = procfs.holders(status.st_dev, status.st_ino)
     if any(holder.reads for holder in found):
         return
+    danger = "opening it now could cost a waiting writer its data"
     if closed:
         raise AccessDenied(
             f"{target}: no reader to be seen, but {closed} processes may not be looked into",
-            hint="run as root, or as the user who reads it: opening a FIFO without reader can cost a writer its data",
+            hint=f"{danger}: run as root, or as the user who reads it",
         )
     raise Unsupported(
-        f"{target} is a FIFO that nobody has open for reading: it has no capacity that lasts",
-        hint="start its reader first: opening it now could cost a waiting writer its data",
+        f"{target} is a FIFO without a reader: it has no capacity that lasts",
+        hint=f"start its reader first: {danger}",
     )

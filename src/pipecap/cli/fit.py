@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipecap.cli.render import Block, Line, Table, answer, bar
+from pipecap.cli.trouble import say
 from pipecap.errors import InvalidSize
 from pipecap.kernel.fit import Fit, fit, pickled_size, smallest_capacity
 from pipecap.kernel.limits import limits
@@ -31,9 +32,9 @@ class Prediction(Result):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to fit into what."""
-    item = parser.add_mutually_exclusive_group(required=True)
-    item.add_argument("size", metavar="SIZE", nargs="?", help='pickled bytes of one item: 4096, "64K", "1MB"')
-    item.add_argument(
+    parser.usage = "pipecap fit [-h] [--json] [--capacity C] (SIZE | --object EXPR)"
+    parser.add_argument("size", metavar="SIZE", nargs="?", help='pickled bytes of one item: 4096, "64K", "1MB"')
+    parser.add_argument(
         "--object", metavar="EXPR", help="a Python literal to pickle instead; repetition is allowed: \"b'0' * 65514\""
     )
     parser.add_argument("--capacity", metavar="C", help="bytes of the pipe (default: what a new pipe gets here)")
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict, then show."""
+    if (arguments.size is None) == (arguments.object is None):
+        say("fit takes a SIZE or --object EXPR")
+        return 2
     item = arguments.size if arguments.object is None else pickled_size(literal(arguments.object))
     found = fit(item, capacity=arguments.capacity)
     prediction = Prediction(
@@ -90,11 +94,7 @@ def _blocks(prediction: Prediction) -> Iterator[Block]:
     writes = " + ".join(f"{size:,}" for size in found.writes)
     many = f"{len(found.writes)} writes ({writes} bytes)" if len(found.writes) > 1 else "one write"
     yield Line(f"An item of {found.item:,} pickled bytes is a frame of {found.frame:,} bytes, sent in {many}.")
-    items = "1 item fits" if found.items == 1 else f"{found.items:,} items fit"
-    yield Line(
-        f"A pipe of {found.capacity:,} bytes has {found.slots:,} slots of {found.capacity // found.slots:,}: {items},"
-        f" in {found.slots_used:,} slots; {found.wasted:,} bytes ({found.wasted / found.capacity:.0%}) go unused."
-    )
+    yield Line(_what_fits(found))
     yield Line()
     yield Table(
         (">item", ">fit", ">in the pipe", ">wasted", "share of the pipe used"),
@@ -111,6 +111,15 @@ def _blocks(prediction: Prediction) -> Iterator[Block]:
     )
     yield Line()
     yield from _verdict(prediction)
+
+
+def _what_fits(found: Fit) -> str:
+    pipe = f"A pipe of {found.capacity:,} bytes ({found.slots:,} slots of {found.capacity // found.slots:,})"
+    if not found.items:
+        return f"{pipe} takes none of them whole."
+    items = "1 item" if found.items == 1 else f"{found.items:,} items"
+    unused = f"{found.wasted:,} bytes ({found.wasted / found.capacity:.0%}) go unused"
+    return f"{pipe} takes {items} in {found.slots_used:,} slots; {unused}."
 
 
 def _verdict(prediction: Prediction) -> Iterator[Line]:

@@ -99,9 +99,9 @@ def _limit_rows(host: HostLimits, left: Headroom | None) -> Iterator[tuple[str, 
     yield (
         "fs.pipe-max-size",
         f"{_number(host.pipe_max_size)} bytes",
-        _exempt(host.exempt_from_max_size, "exempt", "holds: no CAP_SYS_RESOURCE"),
+        _exempt(host.exempt_from_max_size, "exempt", "applies: no CAP_SYS_RESOURCE"),
     )
-    quota = _exempt(host.exempt_from_quota, "exempt", "holds: neither CAP_SYS_RESOURCE nor CAP_SYS_ADMIN")
+    quota = _exempt(host.exempt_from_quota, "exempt", "applies: neither CAP_SYS_RESOURCE nor CAP_SYS_ADMIN")
     yield "fs.pipe-user-pages-soft", _pages(host.user_pages_soft), quota
     yield "fs.pipe-user-pages-hard", _pages(host.user_pages_hard), "" if host.user_pages_hard == 0 else quota
     yield "quota headroom", _headroom(left), left.reason if left else ""

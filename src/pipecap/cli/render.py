@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # typing takes 2 ms to load
 if TYPE_CHECKING:
     from typing import TextIO
 
+WIDTH = 100
 _STYLES = {"heading": "bold", "ok": "green", "note": "default", "problem": "bold red", "action": "cyan"}
 
 
@@ -58,7 +59,7 @@ def show(blocks: Sequence[Block], stream: TextIO) -> None:
         _show_rich(blocks, stream)
     else:
         for block in blocks:
-            for line in _plain_table(block) if isinstance(block, Table) else [block.text]:
+            for line in _plain_table(block) if isinstance(block, Table) else _plain_lines(block):
                 stream.write(_encodable(line, stream).rstrip() + "\n")
 
 
@@ -67,6 +68,16 @@ def bar(share: float, width: int = 20) -> str:
     eighths = round(share * width * 8)
     whole, part = divmod(max(0, min(eighths, width * 8)), 8)
     return "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
+
+
+def _plain_lines(line: Line) -> list[str]:
+    """Wrap a paragraph behind its own indent; what is to be copied stays in one piece."""
+    if line.style == "action":
+        return [line.text]
+    import textwrap
+
+    indent = " " * (len(line.text) - len(line.text.lstrip()) + 2)
+    return textwrap.wrap(line.text, WIDTH, subsequent_indent=indent) or [""]
 
 
 def _plain_table(table: Table) -> list[str]:

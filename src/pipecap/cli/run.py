@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -58,7 +59,9 @@ def _exec(command: list[str]) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:
+        if not command[0]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # execvp would try every directory of PATH
         os.execvp(command[0], command)
-    except (OSError, ValueError) as error:  # ValueError: an empty name, a NUL in an argument
+    except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
         say(f"{command[0]}: {error.strerror if isinstance(error, OSError) else error}")
         return NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE

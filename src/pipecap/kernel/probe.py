@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -103,6 +103,8 @@ def measure(write_size: int | str | None = None, *, capacity: int | str | None =
     )
 
 
-def capacity_curve(write_sizes: Sequence[int | str], *, capacity: int | str | None = None) -> list[Measurement]:
-    """Measure once for each of `write_sizes`, each on a scratch pipe of its own."""
+def capacity_curve(write_sizes: Iterable[int | str], *, capacity: int | str | None = None) -> list[Measurement]:
+    """Measure once for each of `write_sizes`, each on a scratch pipe of its own. Raises what `measure` raises."""
+    if isinstance(write_sizes, str | bytes) or not isinstance(write_sizes, Iterable):
+        raise InvalidSize(write_sizes, "several sizes are needed", hint='a list such as [1, "4K", 10000]')
     return [measure(size, capacity=capacity) for size in write_sizes]

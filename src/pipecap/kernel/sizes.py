@@ -43,9 +43,10 @@ def _parse_text(text: str) -> int:
     if re.match(r"0[0-9]", decimal):
         raise InvalidSize(text, "a leading zero is octal to some tools and decimal to others")
     base = 1000 if unit and unit.upper() == "B" else 1024
-    factor = int(base ** _POWER[prefix.upper()]) if prefix else 1
+    factor: int = base ** _POWER[prefix.upper()] if prefix else 1
     whole, _, fraction = decimal.partition(".")
-    scaled, rest = divmod(int(whole + fraction) * factor, 10 ** len(fraction))
+    parts: int = 10 ** len(fraction)
+    scaled, rest = divmod(int(whole + fraction) * factor, parts)
     if rest or (fraction and not prefix):
         raise InvalidSize(text, "not a whole number of bytes")
     return scaled

@@ -63,9 +63,12 @@ def _holding(pid: int, device: int, inode: int, proc: str) -> Iterator[Holder]:
             status = os.stat(f"{proc}/{pid}/fd/{name}")
             if (status.st_dev, status.st_ino) != (device, inode):
                 continue
-            mode = _flags(f"{proc}/{pid}/fdinfo/{name}") & os.O_ACCMODE
+            flags = _flags(f"{proc}/{pid}/fdinfo/{name}")
         except FileNotFoundError:
             continue  # closed meanwhile
+        if flags & os.O_PATH:
+            continue  # names the file, and neither reads nor writes; such as the one we look through
+        mode = flags & os.O_ACCMODE
         yield Holder(pid, int(name), reads=mode != os.O_WRONLY, writes=mode != os.O_RDONLY)
 
 

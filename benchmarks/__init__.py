@@ -1,0 +1,1 @@
+"""What pipecap costs beside a named peer: `python -m pytest benchmarks`. Ratios, never times by themselves."""

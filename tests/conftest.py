@@ -1,0 +1,102 @@
+"""Every test leaves no descriptor and no child behind; the header says what this host lacks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import hypothesis
+import privilege
+import pytest
+
+hypothesis.settings.register_profile("quick", max_examples=60, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("thorough", max_examples=4000, stateful_step_count=100, deadline=None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="hundreds of thousands of random steps against the kernel instead of some thousands",
+    )
+    parser.addoption(
+        "--change-sysctls",
+        action="store_true",
+        help="as root: also the tests that change fs.pipe-* for a moment and put it back",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
+    # The stdlib's helper process for spawned children: started here, so that no test appears to leave it behind.
+    resource_tracker.ensure_running()
+
+
+def pytest_report_header() -> str:
+    who = "root" if privilege.is_root() else f"uid {os.getuid()}"
+    lacks = [
+        name
+        for name, number in (
+            ("CAP_SYS_RESOURCE", privilege.CAP_SYS_RESOURCE),
+            ("CAP_SYS_ADMIN", privilege.CAP_SYS_ADMIN),
+        )
+        if not privilege.has_capability(number)
+    ]
+    return f"host: {who}{' without ' + ', '.join(lacks) if lacks else ''}; Linux {platform.release()}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    before = open_files()
+    children = child_processes()
+    yield
+    gc.collect()
+    for _ in range(100):  # a child that was just told to end may take a moment
+        if not child_processes() - children:
+            break
+        time.sleep(0.02)
+    assert child_processes() - children == set(), "processes left behind"
+    assert open_files() == before, "descriptors left behind, or closed"
+
+
+def open_files() -> dict[str, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the directory's own descriptor
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+    return found
+
+
+def child_processes() -> set[int]:
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that ended meanwhile
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Give a fresh pipe: read end, write end."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with suppress(OSError):  # the test closed it
+            os.close(end)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """Give the path of a FIFO that nobody has open."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+needs_root = pytest.mark.skipif(not privilege.is_root(), reason="takes root to become another user")

@@ -1,0 +1,48 @@
+"""Named child programs. Each prints `ready`; whether it is blocked is seen in /proc, never slept for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DEADLINE = 20.0
+
+PUT_AND_EXIT = """
+import sys, multiprocessing
+queue = multiprocessing.Queue()
+queue.put(eval(sys.argv[1]))
+print("ready", flush=True)
+"""
+
+
+@contextmanager
+def scene(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program up to `ready`; kill it in the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            yield child
+        finally:
+            child.kill()
+
+
+def wait_until_blocked_on_a_full_pipe(pid: int) -> None:
+    """Return once some thread of the process sleeps in the kernel's pipe_write()."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if any("pipe_write" in place for place in waiting_places(pid)):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} never blocked: {waiting_places(pid)}")
+
+
+def waiting_places(pid: int) -> list[str]:
+    """Give the kernel functions its threads sleep in."""
+    return [(task / "wchan").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]

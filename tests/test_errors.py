@@ -1,0 +1,87 @@
+"""The error tree."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import pickle
+import traceback
+
+import pytest
+
+import pipecap
+from pipecap import errors
+
+EXAMPLES: list[tuple[errors.PipecapError, type[Exception]]] = [
+    (errors.InvalidSize("12x", "not a number"), ValueError),
+    (errors.InvalidSize(object(), "not a number"), ValueError),
+    (errors.NotPicklable("lambda", TypeError("no")), TypeError),
+    (errors.NotAPipe("fd 7", "is a file"), TypeError),
+    (
+        errors.ResizeRefused(
+            "max-size",
+            "too much",
+            requested=2**21,
+            capacity=65536,
+            limit="fs.pipe-max-size",
+            limit_value=2**20,
+            hint="h",
+        ),
+        OSError,
+    ),
+    (errors.NoScratchPipe(errno.EMFILE), OSError),
+    (errors.Unsupported("no", hint="h"), RuntimeError),
+    (errors.ProcessGone(7), ProcessLookupError),
+    (errors.AccessDenied("no"), PermissionError),
+    (errors.DrainTimeout("late", hint="h"), TimeoutError),
+    (errors.TruncatedItem("cut", hint="h"), EOFError),
+]
+
+
+def all_error_classes() -> set[type]:
+    return {
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, pipecap.PipecapError)
+    }
+
+
+def test_every_class_has_an_example_and_is_public() -> None:
+    assert {type(error) for error, _ in EXAMPLES} | {pipecap.PipecapError} == all_error_classes()
+    assert all(getattr(pipecap, cls.__name__) is cls for cls in all_error_classes())
+
+
+@pytest.mark.parametrize(("error", "builtin"), EXAMPLES)
+def test_is_also_the_fitting_builtin_and_has_a_hint(error: errors.PipecapError, builtin: type[Exception]) -> None:
+    assert isinstance(error, builtin)
+    assert error.hint
+    assert f"hint: {error.hint}" in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("remake", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickle", "copy"])
+@pytest.mark.parametrize(("error", "builtin"), EXAMPLES)
+def test_survives_pickling_with_all_its_facts(error: errors.PipecapError, builtin: type, remake: object) -> None:
+    again = remake(error)  # type: ignore[operator]
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert again.hint == error.hint
+    assert getattr(again, "errno", None) == getattr(error, "errno", None)
+    facts = ("reason", "requested", "capacity", "limit", "limit_value", "pid")
+    assert [getattr(again, fact, None) for fact in facts] == [getattr(error, fact, None) for fact in facts]
+
+
+@pytest.mark.parametrize(
+    ("reason", "number"),
+    [
+        ("max-size", errno.EPERM),
+        ("quota", errno.EPERM),
+        ("busy", errno.EBUSY),
+        ("invalid", errno.EINVAL),
+        ("memory", errno.ENOMEM),
+        ("unsupported", errno.EOPNOTSUPP),
+    ],
+)
+def test_refusal_carries_the_errno_the_kernel_gave(reason: str, number: int) -> None:
+    assert errors.ResizeRefused(reason, "why", requested=1).errno == number
+
+
+def test_what_a_bad_size_was_is_shown_short() -> None:
+    assert len(str(errors.InvalidSize("9" * 10_000, "too long"))) < 200

@@ -1,0 +1,340 @@
+"""Limits, privileges, headroom; and which limit it was that refused."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import needs_root
+from hosts import host
+from privilege import (
+    CAP_SYS_ADMIN,
+    CAP_SYS_RESOURCE,
+    drop_capability,
+    effective_capabilities,
+    in_child,
+    quota_used_up,
+    unprivileged,
+)
+
+import pipecap
+from pipecap.kernel.limits import HostLimits, limits, refusal
+
+PAGE = os.sysconf("SC_PAGESIZE")
+SOFT = int(Path("/proc/sys/fs/pipe-user-pages-soft").read_text())
+HARD = int(Path("/proc/sys/fs/pipe-user-pages-hard").read_text())
+INITIAL_NAMESPACE = os.stat("/proc/self/ns/user").st_ino == 0xEFFFFFFD
+
+
+def test_limits_are_those_of_proc() -> None:
+    found = limits()
+    capabilities = effective_capabilities()
+    assert found.pipe_max_size == int(Path("/proc/sys/fs/pipe-max-size").read_text())
+    assert (found.user_pages_soft, found.user_pages_hard, found.page_size) == (SOFT, HARD, PAGE)
+    assert found.cap_sys_resource == bool(capabilities >> CAP_SYS_RESOURCE & 1)
+    assert found.cap_sys_admin == bool(capabilities >> CAP_SYS_ADMIN & 1)
+    assert found.unknown == {}
+
+
+def test_an_ordinary_user_is_exempt_from_nothing() -> None:
+    found = unprivileged(limits)
+    assert (found.cap_sys_resource, found.cap_sys_admin) == (False, False)
+    assert (found.exempt_from_max_size, found.exempt_from_quota) == (False, False)
+
+
+@needs_root
+def test_cap_sys_admin_lifts_the_quota_but_not_the_maximum() -> None:
+    def look() -> HostLimits:
+        drop_capability(CAP_SYS_RESOURCE)
+        return limits()
+
+    found = in_child(look)
+    assert (found.exempt_from_max_size, found.exempt_from_quota) == (False, found.cap_sys_admin and INITIAL_NAMESPACE)
+
+
+def test_root_of_a_user_namespace_is_exempt_from_nothing() -> None:
+    """As root in a container: all capabilities, none of which the kernel asks for here."""
+    if subprocess.run(["unshare", "-Ur", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this host forbids user namespaces")
+    program = (
+        "import pipecap; l = pipecap.limits(); print(l.cap_sys_admin, l.initial_user_namespace, l.exempt_from_quota)"
+    )
+    answer = subprocess.run(
+        ["unshare", "-Ur", sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "True False False\n"
+
+
+# A /proc that this host cannot show.
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """Give a /proc with the usual limits of an ordinary user."""
+    (tmp_path / "sys/fs").mkdir(parents=True)
+    for name, value in (("pipe-max-size", 2**20), ("pipe-user-pages-soft", 16384), ("pipe-user-pages-hard", 0)):
+        (tmp_path / "sys/fs" / name).write_text(f"{value}\n")
+    (tmp_path / "thread-self").mkdir()
+    (tmp_path / "thread-self/status").write_text("Name:\tpython\nCapEff:\t0000000000000000\n")
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/user").symlink_to("/proc/self/ns/user")
+    return tmp_path
+
+
+def test_an_empty_proc_is_unknown_not_a_crash(tmp_path: Path) -> None:
+    found = limits(proc=str(tmp_path))
+    facts = found.to_dict()
+    assert {name for name, value in facts.items() if value is None} == set(found.unknown)
+    assert len(found.unknown) == 8
+    assert "No such file" in found.unknown["pipe_max_size"]
+
+
+def test_missing_sysctls_as_in_gvisor(proc: Path) -> None:
+    shutil.rmtree(proc / "sys")
+    found = limits(proc=str(proc))
+    assert (found.pipe_max_size, found.exempt_from_quota) == (None, False)
+    assert set(found.unknown) == {"pipe_max_size", "user_pages_soft", "user_pages_hard"}
+
+
+def test_a_status_without_capabilities_is_unknown(proc: Path) -> None:
+    (proc / "thread-self/status").write_text("Name:\tpython\n")
+    assert "CapEff" in limits(proc=str(proc)).unknown["cap_sys_admin"]
+
+
+def test_a_namespace_that_cannot_be_read_leaves_a_lack_of_privilege_certain(proc: Path) -> None:
+    (proc / "self/ns/user").unlink()
+    found = limits(proc=str(proc))
+    assert (found.initial_user_namespace, found.exempt_from_quota) == (None, False)
+
+
+def test_garbage_in_a_sysctl_is_unknown(proc: Path) -> None:
+    (proc / "sys/fs/pipe-max-size").write_text("lots\n")
+    assert "lots" in limits(proc=str(proc)).unknown["pipe_max_size"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "max_size", "quota"),
+    [(0, False, False), (1 << CAP_SYS_RESOURCE, True, True), (1 << CAP_SYS_ADMIN, False, True)],
+)
+def test_who_is_exempt_from_what(proc: Path, capabilities: int, max_size: bool, quota: bool) -> None:
+    """Read from fs/pipe.c: pipe_set_size() and pipe_is_unprivileged_user()."""
+    (proc / "thread-self/status").write_text(f"CapEff:\t{capabilities:016x}\n")
+    found = limits(proc=str(proc))
+    assert found.exempt_from_max_size == (max_size and INITIAL_NAMESPACE)
+    assert found.exempt_from_quota == (quota and INITIAL_NAMESPACE)
+
+
+# Headroom.
+
+
+def headroom_of_a_quiet_moment() -> pipecap.Headroom:
+    """Measure until the time limit did not get in the way: on a busy host that may take a few tries."""
+    for _ in range(100):
+        found = pipecap.headroom()
+        if "time limit" not in found.reason:
+            break
+    return found
+
+
+def held_pages(count: int) -> int:
+    """Open pipes until `count` of them are held for good; give their pages."""
+    pages = 0
+    for _ in range(count):
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        pages += fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ) // PAGE
+    return pages
+
+
+@needs_root
+@pytest.mark.skipif(SOFT != 16384 or HARD != 0, reason="counts on the default quota")
+@pytest.mark.parametrize("pipes", [0, 1, 40, 500, 1000, 1020])
+def test_headroom_is_exact_to_the_page(pipes: int) -> None:
+    """A user of its own holds some pipes: what is left is the quota less their pages."""
+
+    def look() -> tuple[int, int | None, bool]:
+        pages = held_pages(pipes)
+        found = headroom_of_a_quiet_moment()
+        return pages, found.pages, found.exact
+
+    pages, left, exact = unprivileged(look)
+    assert (left, exact) == (SOFT - pages, True)
+
+
+@needs_root
+@pytest.mark.skipif(SOFT != 16384 or HARD != 0, reason="counts on the default quota")
+@pytest.mark.parametrize("left", [0, 2, 3, 5, 15, 16, 17, 63])
+def test_headroom_down_to_the_last_pages(left: int) -> None:
+    def look() -> tuple[int | None, bool]:
+        held_pages(1023)  # 16 pages are left now
+        rest = 16 - left if left <= 16 else 16 * 63 - left
+        for _ in range(0 if left <= 16 else 62):
+            os.close(next(fd for fd in range(1100, 0, -1) if _is_pipe(fd)))
+        for _ in range(rest):
+            read_end, write_end = os.pipe()
+            os.close(read_end)
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PAGE)
+        found = headroom_of_a_quiet_moment()
+        return found.pages, found.exact
+
+    assert unprivileged(look) == (left, True)
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) > 0
+    except OSError:
+        return False
+
+
+def test_headroom_gives_everything_back() -> None:
+    """Twenty rounds in a row find about the same; an ordinary user's other processes may come and go meanwhile."""
+
+    def look() -> tuple[list[int], int]:
+        before = len(os.listdir("/proc/self/fd"))
+        found = [headroom_of_a_quiet_moment().pages or 0 for _ in range(20)]
+        return found, len(os.listdir("/proc/self/fd")) - before
+
+    pages, left_open = unprivileged(look)
+    assert min(pages) > max(pages) / 2 > 0
+    assert left_open == 0
+
+
+def test_no_headroom_over_the_quota() -> None:
+    def look() -> tuple[int | None, bool, bool]:
+        with quota_used_up():
+            found = headroom_of_a_quiet_moment()
+            return found.pages, found.exact, found.exempt
+
+    assert unprivileged(look) == (0, True, False)
+
+
+def test_headroom_with_few_descriptors_is_a_lower_bound() -> None:
+    def look() -> tuple[bool, str, bool]:
+        soft = len(os.listdir("/proc/self/fd")) + 8
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        found = headroom_of_a_quiet_moment()
+        return found.exact, found.reason, bool(found.pages)
+
+    pipecap.limits()
+    assert unprivileged(look) == (False, "out of descriptors for scratch pipes", True)
+
+
+@needs_root
+def test_who_is_exempt_is_said_so_and_takes_nothing() -> None:
+    if not limits().exempt_from_quota:
+        pytest.skip("root of this host is not exempt")
+    found = pipecap.headroom()
+    assert (found.pages, found.exempt, found.elapsed_ns) == (None, True, 0)
+    assert "lifts the quota" in found.reason
+
+
+# Which limit was it?
+
+
+@pytest.mark.parametrize(
+    ("number", "requested", "facts", "reason", "limit"),
+    [
+        (errno.EPERM, 2**21, {}, "max-size", "fs.pipe-max-size"),
+        (errno.EPERM, 2**20, {}, "quota", "fs.pipe-user-pages-soft"),
+        (errno.EPERM, 2**20, {"user_pages_hard": 100}, "quota", "fs.pipe-user-pages-hard"),
+        (errno.EPERM, 2**20, {"user_pages_hard": 20000}, "quota", "fs.pipe-user-pages-soft"),
+        (errno.EPERM, 2**20, {"user_pages_soft": 0, "user_pages_hard": 100}, "quota", "fs.pipe-user-pages-hard"),
+        (errno.EPERM, 2**20, {"user_pages_soft": None}, "quota", None),
+        (errno.EPERM, 2**21, {"exempt_from_max_size": True}, "quota", "fs.pipe-user-pages-soft"),
+        (errno.EPERM, 2**21, {"exempt_from_max_size": None}, "max-size", "fs.pipe-max-size"),
+        (errno.EPERM, 2**21, {"pipe_max_size": None}, "quota", "fs.pipe-user-pages-soft"),
+        (errno.EBUSY, 4096, {}, "busy", None),
+        (errno.EBUSY, 2**20, {}, "unsupported", None),
+        (errno.EINVAL, 2**33, {}, "invalid", None),
+        (errno.ENOMEM, 2**30, {"exempt_from_max_size": True}, "memory", None),
+    ],
+)
+def test_the_reason_follows_from_the_order_of_the_kernels_checks(
+    number: int, requested: int, facts: dict[str, object], reason: str, limit: str | None
+) -> None:
+    error = refusal(number, requested, capacity=65536, owner=1000, host=host(**facts))
+    assert (error.reason, error.limit) == (reason, limit)
+    assert error.hint
+
+
+def test_a_user_namespace_is_named_where_its_privileges_do_not_count() -> None:
+    error = refusal(
+        errno.EPERM,
+        2**20,
+        capacity=65536,
+        owner=0,
+        host=host(cap_sys_resource=True, cap_sys_admin=True, initial_user_namespace=False),
+    )
+    assert "user namespace" in str(error)
+
+
+# The hard quota is off by default: these change the sysctl for a moment.
+
+
+@contextmanager
+def sysctl(name: str, value: int) -> Iterator[None]:
+    path = Path("/proc/sys/fs", name)
+    before = path.read_text()
+    path.write_text(str(value))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+@pytest.fixture
+def may_change_sysctls(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--change-sysctls"):
+        pytest.skip("changes a sysctl of this host for a moment: asks for --change-sysctls")
+
+
+@needs_root
+@pytest.mark.usefixtures("may_change_sysctls")
+def test_the_hard_quota_is_named_and_headroom_is_a_lower_bound() -> None:
+    def grow() -> tuple[str, str | None, int | None, int, bool]:
+        ends = os.pipe()
+        found = headroom_of_a_quiet_moment()
+        with pytest.raises(pipecap.ResizeRefused) as caught:
+            pipecap.resize(ends, 2**20)
+        return caught.value.reason, caught.value.limit, caught.value.limit_value, found.pages or 0, found.exact
+
+    with sysctl("pipe-user-pages-hard", 200):
+        reason, limit, value, pages, exact = unprivileged(grow)
+    assert (reason, limit, value) == ("quota", "fs.pipe-user-pages-hard", 200)
+    # 200 less the two pipes held (the child's way to answer and ours); a new pipe takes 16, so up to 15 stay uncounted.
+    assert not exact
+    assert 200 - 32 - 15 <= pages <= 200 - 16
+
+
+@needs_root
+@pytest.mark.usefixtures("may_change_sysctls")
+def test_over_the_hard_quota_there_is_no_pipe_to_measure_with() -> None:
+    def measure() -> int | None:
+        for _ in range(3):
+            os.pipe()
+        with pytest.raises(pipecap.NoScratchPipe) as caught:
+            pipecap.measure()
+        return caught.value.errno
+
+    with sysctl("pipe-user-pages-hard", 60):
+        assert unprivileged(measure) == errno.ENFILE
+
+
+@needs_root
+@pytest.mark.usefixtures("may_change_sysctls")
+def test_a_lowered_maximum_makes_smaller_pipes_and_is_reported() -> None:
+    with sysctl("pipe-max-size", 4 * PAGE):
+        found = unprivileged(pipecap.report)
+    assert (found.limits.pipe_max_size, found.queues[0].nominal) == (4 * PAGE, 4 * PAGE)
+    assert found.verdict[0].level == "problem"
+    assert "cannot grow" in found.verdict[0].text

@@ -1,0 +1,117 @@
+"""The README is executed: its session, its transcripts, its two commands as .ci/run calls them."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipecap
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+four_kib_pages = pytest.mark.skipif(os.sysconf("SC_PAGESIZE") != 4096, reason="the README shows a host of 4 KiB pages")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def transcripts() -> Iterator[tuple[str, str]]:
+    """Give each command after `$ ` with what the README says it prints."""
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            yield command, output
+
+
+TRANSCRIPTS = dict(transcripts())
+
+
+def run(command: str) -> str:
+    """Run a shell command in which `pipecap` is this very package; give stdout and stderr."""
+    program = f"'{sys.executable}' -m pipecap"
+    command = re.sub(r"\bpipecap\b", lambda _: program, command)
+    answer = subprocess.run(
+        ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return answer.stdout
+
+
+def test_there_are_just_two_set_up_commands_and_both_are_plain_shell() -> None:
+    commands = blocks("sh")
+    assert [command.count("\n") for command in commands[:2]] == [1, 1]
+    assert commands[0].startswith("python3 -m venv")
+    assert "'.[test]'" in commands[1]
+    assert commands[1].strip().endswith("-m pytest")
+
+
+def test_ci_calls_the_test_command_as_the_readme_has_it() -> None:
+    """.ci/run cuts it out of the README by this very line."""
+    line = blocks("sh")[1].strip()
+    assert [found for found in README.splitlines() if found.endswith("-m pytest")] == [line]
+    assert "README.md" in (ROOT / ".ci/run").read_text()
+
+
+@four_kib_pages
+def test_the_session_runs_as_shown() -> None:
+    session = doctest.DocTestParser().get_doctest("".join(blocks("pycon")), {}, "README.md", "README.md", 0)
+    assert len(session.examples) >= 12
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+    said: list[str] = []
+    runner.run(session, out=said.append)
+    assert runner.failures == 0, "".join(said)
+
+
+def test_errors_are_shown_as_they_are() -> None:
+    """The doctest above skips over the text of exceptions."""
+    import multiprocessing
+
+    ends = multiprocessing.Pipe()
+    try:
+        with pytest.raises(pipecap.NotAPipe) as caught:
+            pipecap.capacity(ends)
+    finally:
+        for end in ends:
+            end.close()
+    shown = re.sub(r"\d+", "...", str(caught.value))
+    assert f"pipecap.errors.NotAPipe: {shown}\nhint: {caught.value.hint}\n" in README
+
+
+@four_kib_pages
+@pytest.mark.parametrize("command", [command for command in TRANSCRIPTS if command != "pipecap"])
+def test_a_transcript_is_what_the_command_prints(command: str) -> None:
+    assert run(command) == TRANSCRIPTS[command]
+
+
+@four_kib_pages
+def test_the_transcript_of_the_probe_is_what_it_prints_but_for_the_host() -> None:
+    """Its first line, what this user may do and the verdict are of the host at hand; the rest is the same anywhere."""
+
+    def sections(text: str) -> dict[str, list[str]]:
+        parts = [part.splitlines() for part in text.strip().split("\n\n")]
+        return {part[0]: part[1:] for part in parts}
+
+    shown, printed = sections(TRANSCRIPTS["pipecap"]), sections(run("pipecap"))
+    assert [*shown][1:] == [*printed][1:]
+    for title in [*shown][1:3]:
+        assert shown[title] == printed[title]
+    own = [*shown][3]
+    assert [line.split()[0] for line in shown[own]] == [line.split()[0] for line in printed[own]]
+    assert shown["Verdict"][-1] == printed["Verdict"][-1]
+
+
+def test_the_map_names_what_is_there() -> None:
+    named = re.findall(r"`(src/[^`]+|csrc/|tests/|benchmarks/)`", README)
+    assert len(named) >= 8
+    assert all((ROOT / path).exists() for path in named)
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## {pipecap.__version__}" in (ROOT / "CHANGELOG.md").read_text()
