@@ -15,6 +15,8 @@ import hypothesis
 import privilege
 import pytest
 
+import pipecap
+
 hypothesis.settings.register_profile("quick", max_examples=60, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", max_examples=4000, stateful_step_count=100, deadline=None)
 
@@ -33,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Load all that is loaded when first used: a child that became another user may not be able to read it any more.
+    for name in pipecap.__all__:
+        getattr(pipecap, name)
     hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
     # The stdlib's helper process for spawned children: started here, so that no test appears to leave it behind.
     resource_tracker.ensure_running()
