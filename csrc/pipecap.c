@@ -109,6 +109,9 @@ int pipecap_full(int fd)
     return !(end.revents & POLLOUT);
 }
 
+/* What most probes write: a page fault for each page of a fresh mapping would cost more than the writes. */
+static const char small_zeros[65536];
+
 /* The fill loop proper. A write that was cut short took the last slot, so the next one could take nothing. */
 static int fill(int fd, const char *zeros, const size_t *sizes, size_t count, struct pipecap_fill *result)
 {
@@ -135,9 +138,10 @@ int pipecap_fill(int fd, const size_t *sizes, size_t count, struct pipecap_fill 
 {
     struct stat status;
     size_t largest = 0;
+    const char *zeros = small_zeros;
+    void *large = NULL;
     uint64_t start;
     int flags, error;
-    char *zeros;
 
     *result = (struct pipecap_fill){0};
     for (size_t i = 0; i < count; i++) {
@@ -153,14 +157,17 @@ int pipecap_fill(int fd, const size_t *sizes, size_t count, struct pipecap_fill 
         return -errno;
     if (!(flags & O_NONBLOCK) || !(S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode)))
         return -EINVAL;
-    /* Private, read-only and untouched: all its pages are the kernel's one zero page, so any size costs no memory. */
-    zeros = mmap(NULL, largest, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (zeros == MAP_FAILED)
-        return -errno;
+    if (largest > sizeof small_zeros) {
+        /* Private, read-only and untouched: all its pages are the kernel's one zero page; any size costs no memory. */
+        zeros = large = mmap(NULL, largest, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (large == MAP_FAILED)
+            return -errno;
+    }
     start = now_ns();
     error = fill(fd, zeros, sizes, count, result);
     result->elapsed_ns = now_ns() - start;
-    munmap(zeros, largest);
+    if (large)
+        munmap(large, largest);
     return error;
 }
 

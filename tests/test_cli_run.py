@@ -57,6 +57,14 @@ def test_not_found_is_127_and_not_executable_126(tmp_path: Path) -> None:
         assert (answer.returncode, "Traceback" in answer.stderr) == (status, False), command
 
 
+def test_a_directory_of_path_that_may_not_be_read_is_passed_over(tmp_path: Path) -> None:
+    """As shells do; execvp(3) alone would answer EACCES, which is 126."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    path = f"{closed}:{os.environ['PATH']}"
+    assert pipecap_command("run", "64K", "--", "no-such-command", env={**os.environ, "PATH": path}).returncode == 127
+
+
 def test_the_command_finds_sigpipe_as_a_shell_would_hand_it_over() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)

@@ -124,38 +124,6 @@ def test_no_helper_process_descriptor_or_semaphore_stays() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", LEAVES_NOTHING], check=True)
 
 
-KEEPS_ITS_TRACKER = """
-import multiprocessing, pipecap
-from multiprocessing import resource_tracker
-lock = multiprocessing.get_context("spawn").Lock()
-pid = resource_tracker._resource_tracker._pid
-pipecap.report()
-assert resource_tracker._resource_tracker._pid == pid
-assert resource_tracker._resource_tracker._check_alive()
-"""
-
-
-def test_a_resource_tracker_that_was_there_stays() -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", KEEPS_ITS_TRACKER], check=True)
-
-
-BUSY_PROGRAM = """
-import threading, pipecap
-from multiprocessing import resource_tracker
-stop = threading.Event()
-thread = threading.Thread(target=stop.wait)
-thread.start()
-pipecap.report()
-stop.set()
-thread.join()
-assert resource_tracker._resource_tracker._check_alive()
-"""
-
-
-def test_with_other_threads_the_tracker_stays_for_one_may_rely_on_it() -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", BUSY_PROGRAM], check=True)
-
-
 def test_no_rich_argparse_or_json_is_loaded_for_a_report() -> None:
     program = "import sys, pipecap; pipecap.report(); print(*{'rich', 'argparse', 'json'} & {*sys.modules})"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -49,8 +49,7 @@ def answer(name: str, data: Mapping[str, object], blocks: Sequence[Block], *, as
 
 def document(name: str, data: Mapping[str, object], stream: TextIO) -> None:
     """Print data as JSON that names its schema: pipecap/schemas/NAME.json."""
-    json.dump({"schema": f"pipecap.{name}/1", **data}, stream, indent=2)
-    stream.write("\n")
+    stream.write(json.dumps({"schema": f"pipecap.{name}/1", **data}, indent=2) + "\n")
 
 
 def show(blocks: Sequence[Block], stream: TextIO) -> None:

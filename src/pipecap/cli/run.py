@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shutil
 import signal
 import sys
 
@@ -64,4 +65,10 @@ def _exec(command: list[str]) -> int:
         os.execvp(command[0], command)
     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
         say(f"{command[0]}: {error.strerror if isinstance(error, OSError) else error}")
-        return NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError) or not _is_there(command[0])
+        return NOT_FOUND if absent else NOT_EXECUTABLE
+
+
+def _is_there(command: str) -> bool:
+    """Look once more, as shells do: execvp(3) says EACCES as soon as one directory of PATH may not be searched."""
+    return "/" in command or shutil.which(command, mode=os.F_OK) is not None
