@@ -97,7 +97,7 @@ def _blocks(prediction: Prediction) -> Iterator[Block]:
     yield Line(_what_fits(found))
     yield Line()
     yield Table(
-        (">item", ">fit", ">in the pipe", ">wasted", "share of the pipe used"),
+        (">item", ">fit", ">unread", ">wasted", "of the pipe used"),
         [
             (
                 f"{'> ' if point.item == found.item else ''}{point.item:,}",

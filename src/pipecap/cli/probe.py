@@ -32,7 +32,7 @@ def _blocks(found: HostReport) -> Iterator[Block]:
     yield Line()
     yield Line("What each kind of queue gets here, in bytes", "heading")
     yield Table(
-        ("kind", "start methods", ">nominal", ">measured", "note"),
+        ("kind", "start methods", ">nominal", ">measured", ""),
         [row for group in _groups(found.queues) for row in [_queue_row(group)]],
     )
     yield Line()
@@ -41,7 +41,7 @@ def _blocks(found: HostReport) -> Iterator[Block]:
             f"What fits in an empty queue's pipe of {found.items[0].fit.capacity:,} bytes, by pickled size", "heading"
         )
         yield Table(
-            (">item", ">frame", ">fit", ">measured", ">in the pipe", ">wasted", "share of the pipe used"),
+            (">item", ">frame", ">fit", ">measured", ">unread", ">wasted", "of the pipe used"),
             [
                 (
                     f"{item.fit.item:,}",
@@ -76,13 +76,12 @@ def _groups(queues: tuple[QueueMeasurement, ...]) -> list[list[QueueMeasurement]
 
 def _queue_row(group: list[QueueMeasurement]) -> tuple[str, ...]:
     first = group[0]
-    note = "a socketpair, not a pipe" if first.socketpair else ""
     return (
         first.kind,
         ", ".join(queue.start_method for queue in group if queue.start_method),
-        "-" if first.socketpair else _number(first.nominal),
+        "socketpair" if first.socketpair else _number(first.nominal),
         _number(first.accepted),
-        "; ".join([note, *first.unknown.values()] if note else first.unknown.values()),
+        "; ".join(first.unknown.values()),
     )
 
 
@@ -90,9 +89,9 @@ def _limit_rows(host: HostLimits, left: Headroom | None) -> Iterator[tuple[str, 
     yield (
         "fs.pipe-max-size",
         f"{_number(host.pipe_max_size)} bytes",
-        _exempt(host.exempt_from_max_size, "exempt", "applies: no CAP_SYS_RESOURCE"),
+        _exempt(host.exempt_from_max_size, "exempt", "applies: lacks CAP_SYS_RESOURCE"),
     )
-    quota = _exempt(host.exempt_from_quota, "exempt", "applies: neither CAP_SYS_RESOURCE nor CAP_SYS_ADMIN")
+    quota = _exempt(host.exempt_from_quota, "exempt", "applies: lacks CAP_SYS_ADMIN too")
     yield "fs.pipe-user-pages-soft", _pages(host.user_pages_soft), quota
     yield "fs.pipe-user-pages-hard", _pages(host.user_pages_hard), "" if host.user_pages_hard == 0 else quota
     yield "quota headroom", _headroom(left), left.reason if left else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,10 +57,10 @@ def show(blocks: Sequence[Block], stream: TextIO) -> None:
     """Print blocks, in colour on a terminal unless NO_COLOR is set."""
     if stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
         _show_rich(blocks, stream)
-    else:
-        for block in blocks:
-            for line in _plain_table(block) if isinstance(block, Table) else _plain_lines(block):
-                stream.write(_encodable(line, stream).rstrip() + "\n")
+        return
+    for block in blocks:
+        for line in _plain_table(block) if isinstance(block, Table) else _wrapped(block, WIDTH):
+            stream.write(_encodable(line, stream).rstrip() + "\n")
 
 
 def bar(share: float, width: int = 20) -> str:
@@ -69,14 +70,12 @@ def bar(share: float, width: int = 20) -> str:
     return "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
 
 
-def _plain_lines(line: Line) -> list[str]:
+def _wrapped(line: Line, width: int) -> list[str]:
     """Wrap a paragraph behind its own indent; what is to be copied stays in one piece."""
     if line.style == "action":
         return [line.text]
-    import textwrap
-
     indent = " " * (len(line.text) - len(line.text.lstrip()) + 2)
-    return textwrap.wrap(line.text, WIDTH, subsequent_indent=indent) or [""]
+    return textwrap.wrap(line.text, width, subsequent_indent=indent) or [""]
 
 
 def _plain_table(table: Table) -> list[str]:
@@ -90,22 +89,23 @@ def _plain_table(table: Table) -> list[str]:
 
 
 def _show_rich(blocks: Sequence[Block], stream: TextIO) -> None:
-    import rich.box
     import rich.console
     import rich.table
     import rich.text
 
-    console = rich.console.Console(file=stream, highlight=False)
+    console = rich.console.Console(file=stream, highlight=False, soft_wrap=True)
     for block in blocks:
         if isinstance(block, Line):
-            console.print(rich.text.Text(block.text, style=_STYLES[block.style]))
+            for line in _wrapped(block, console.width):
+                console.print(rich.text.Text(line, style=_STYLES[block.style]))
             continue
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+        table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("", width=0)
         for column in block.columns:
             right = column.startswith(">")
-            table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=True)
+            table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
         for row in block.rows:
-            table.add_row(*(rich.text.Text(text) for text in row))
+            table.add_row("", *(rich.text.Text(text) for text in row))
         console.print(table)
 
 
