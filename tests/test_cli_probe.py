@@ -67,7 +67,8 @@ def test_a_terminal_of_80_columns_shows_the_same_words_uncut() -> None:
     lines = [line.rstrip() for line in written.splitlines()]
     assert max(len(line) for line in lines if not line.startswith("    ->")) <= 80
     assert "…" not in written
-    assert written.split() == pipecap_command().stdout.split()
+    shown, printed = (re.sub(r"[\d,]+", "N", text).split() for text in (written, pipecap_command().stdout))
+    assert shown == printed  # but for the numbers: what is left of the quota changes from one moment to the next
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb", "NO_COLOR": ""}])
