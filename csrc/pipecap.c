@@ -11,6 +11,9 @@
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/vfs.h>
+#endif
 
 #include "pipecap.h"
 
@@ -21,10 +24,11 @@
 #define HAS_PIPE_SIZE 0
 #endif
 
-/* fs/pipe.c: round_pipe_size() rejects more; the kernel takes the argument as an unsigned int, so 2^32 would be 0. */
+/* fs/pipe.c: round_pipe_size() rejects more. Kernels differ in what they do above 32 bits, so they are never asked. */
 #define LARGEST_PIPE (UINT64_C(1) << 31)
 
-/* Scratch pipes one headroom run may hold, one descriptor each: a caller's RLIMIT_NOFILE is often 1024. */
+/* Scratch pipes one headroom run may hold, one descriptor each. A caller's RLIMIT_NOFILE is often 1024, and its other
+ * threads want some. With 4 KiB pages 64 reach the default quota; with 64 KiB pages 1024 would. */
 #define HEADROOM_PIPES 256
 
 static uint64_t now_ns(void)
@@ -44,7 +48,7 @@ int pipecap_has_pipe_size(void)
 
 /* fcntl(2) on pipes takes pipe->mutex and so does not sleep interruptibly; EINTR is retried all the same, as another
  * filesystem or a sandbox under us may answer it. A 2 GiB pipe's capacity does not fit an int: only -1 is an error. */
-static int64_t pipe_fcntl(int fd, int command, unsigned int argument)
+static int64_t pipe_fcntl(int fd, int command, unsigned long argument)
 {
     int result;
 
@@ -63,7 +67,7 @@ int64_t pipecap_resize(int fd, uint64_t size)
 {
     if (size > LARGEST_PIPE)
         return -EINVAL;
-    return pipe_fcntl(fd, F_SETPIPE_SZ, (unsigned int)size);
+    return pipe_fcntl(fd, F_SETPIPE_SZ, (unsigned long)size);
 }
 
 #else
@@ -78,6 +82,30 @@ int64_t pipecap_resize(int fd, uint64_t size)
 {
     (void)fd;
     (void)size;
+    return -ENOTSUP;
+}
+
+#endif
+
+#ifdef __linux__
+
+/* include/uapi/linux/magic.h: pipes from pipe(2) live on a filesystem of their own. */
+#define PIPEFS_MAGIC_NUMBER 0x50495045
+
+int pipecap_is_anonymous(int fd)
+{
+    struct statfs filesystem;
+
+    if (fstatfs(fd, &filesystem) == -1)
+        return -errno;
+    return filesystem.f_type == PIPEFS_MAGIC_NUMBER;
+}
+
+#else
+
+int pipecap_is_anonymous(int fd)
+{
+    (void)fd;
     return -ENOTSUP;
 }
 
@@ -225,7 +253,7 @@ int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_he
     for (pages = max_pages; !error && pages > 1;) {
         int fd;
 
-        if (now_ns() - start > deadline_ns || count == HEADROOM_PIPES) {
+        if (count == HEADROOM_PIPES || (count > 0 && now_ns() - start > deadline_ns)) {
             error = count == HEADROOM_PIPES ? -EMFILE : -ETIME;
             break;
         }

@@ -10,6 +10,10 @@ int64_t pipecap_capacity(int fd);
 /* Set a pipe's capacity (F_SETPIPE_SZ); gives the capacity the kernel granted. -EINVAL above 2 GiB. */
 int64_t pipecap_resize(int fd, uint64_t size);
 
+/* 1 for a pipe from pipe(2), 0 for a FIFO with a name. Also through an O_PATH descriptor. -ENOTSUP where the system
+ * does not tell. */
+int pipecap_is_anonymous(int fd);
+
 /* Unread bytes in a pipe, from either end (FIONREAD). */
 int64_t pipecap_unread(int fd);
 

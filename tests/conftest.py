@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough",
         action="store_true",
-        help="hundreds of thousands of random steps against the kernel instead of some thousands",
+        help="hundreds of thousands of random steps against the kernel, in minutes: add -o faulthandler_timeout=0",
     )
     parser.addoption(
         "--change-sysctls",

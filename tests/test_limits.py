@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import PIPECAP
 from conftest import needs_root
 from hosts import host
 from privilege import (
+    CAP_DAC_READ_SEARCH,
     CAP_SYS_ADMIN,
     CAP_SYS_RESOURCE,
+    become_unprivileged,
     drop_capability,
     effective_capabilities,
     in_child,
@@ -156,7 +159,7 @@ def held_pages(count: int) -> int:
 
 
 @needs_root
-@pytest.mark.skipif(SOFT != 16384 or HARD != 0, reason="counts on the default quota")
+@pytest.mark.skipif(SOFT != 16384 or HARD != 0 or PAGE != 4096, reason="counts on the default quota of small pages")
 @pytest.mark.parametrize("pipes", [0, 1, 40, 500, 1000, 1020])
 def test_headroom_is_exact_to_the_page(pipes: int) -> None:
     """A user of its own holds some pipes: what is left is the quota less their pages."""
@@ -171,7 +174,7 @@ def test_headroom_is_exact_to_the_page(pipes: int) -> None:
 
 
 @needs_root
-@pytest.mark.skipif(SOFT != 16384 or HARD != 0, reason="counts on the default quota")
+@pytest.mark.skipif(SOFT != 16384 or HARD != 0 or PAGE != 4096, reason="counts on the default quota of small pages")
 @pytest.mark.parametrize("left", [0, 2, 3, 5, 15, 16, 17, 63])
 def test_headroom_down_to_the_last_pages(left: int) -> None:
     def look() -> tuple[int | None, bool]:
@@ -262,7 +265,7 @@ def test_who_is_exempt_is_said_so_and_takes_nothing() -> None:
 def test_the_reason_follows_from_the_order_of_the_kernels_checks(
     number: int, requested: int, facts: dict[str, object], reason: str, limit: str | None
 ) -> None:
-    error = refusal(number, requested, capacity=65536, owner=1000, host=host(**facts))
+    error = refusal(number, requested, capacity=65536, maker=1000, host=host(**facts))
     assert (error.reason, error.limit) == (reason, limit)
     assert error.hint
 
@@ -272,7 +275,7 @@ def test_a_user_namespace_is_named_where_its_privileges_do_not_count() -> None:
         errno.EPERM,
         2**20,
         capacity=65536,
-        owner=0,
+        maker=0,
         host=host(cap_sys_resource=True, cap_sys_admin=True, initial_user_namespace=False),
     )
     assert "user namespace" in str(error)
@@ -328,6 +331,25 @@ def test_over_the_hard_quota_there_is_no_pipe_to_measure_with() -> None:
 
     with sysctl("pipe-user-pages-hard", 60):
         assert unprivileged(measure) == errno.ENFILE
+
+
+@needs_root
+@pytest.mark.usefixtures("may_change_sysctls")
+def test_over_the_hard_quota_the_command_says_so_in_one_line() -> None:
+    def probe() -> tuple[int, str]:
+        ends = os.pipe()
+        held = [os.pipe() for _ in range(2)]
+        streams = [(os.POSIX_SPAWN_DUP2, ends[1], 1), (os.POSIX_SPAWN_DUP2, ends[1], 2)]
+        # subprocess would need a pipe of its own.
+        pid = os.posix_spawn(PIPECAP[0], PIPECAP, os.environ, file_actions=streams)
+        _, status = os.waitpid(pid, 0)
+        del held
+        return os.waitstatus_to_exitcode(status), os.read(ends[0], 4096).decode()
+
+    with sysctl("pipe-user-pages-hard", 60):
+        status, text = in_child(probe, become=lambda: become_unprivileged(keep=1 << CAP_DAC_READ_SEARCH))
+    assert (status, text.count("\n")) == (1, 1)
+    assert "fs.pipe-user-pages-hard" in text
 
 
 @needs_root

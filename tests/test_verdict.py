@@ -13,7 +13,7 @@ EXEMPT = Headroom(pages=None, exempt=True, exact=True, reason="CAP_SYS_ADMIN lif
 
 
 def left(pages: int, *, exact: bool = True) -> Headroom:
-    return Headroom(pages=pages, exempt=False, exact=exact, reason="", elapsed_ns=1)
+    return Headroom(pages=pages, exempt=False, exact=exact, reason="" if exact else "stopped", elapsed_ns=1)
 
 
 def first(*arguments: object, **facts: object) -> Advice:
@@ -25,7 +25,7 @@ def test_an_ordinary_host_is_fine() -> None:
     assert found.level == "ok"
     assert (
         found.text
-        == "A queue's pipe holds 65,536 bytes and can grow to 1,048,576; 68 of them before the quota is used up."
+        == "A queue's pipe holds 65,536 bytes and can grow to 1,048,576; the quota takes 64 more of that size."
     )
 
 
@@ -35,7 +35,11 @@ def test_who_is_exempt_may_grow_without_count() -> None:
 
 
 def test_a_lower_bound_is_said_to_be_one() -> None:
-    assert "at least 4 of them" in first(host(), left(1000, exact=False), nominal=65536, accepted=65536).text
+    """Also a small one: that the count was cut short is no problem of the host."""
+    for pages in (0, 1000):
+        found = first(host(), left(pages, exact=False), nominal=65536, accepted=65536)
+        assert found.level == "ok"
+        assert f"{pages:,} pages left or more (stopped)" in found.text
 
 
 def test_a_pipe_shrunken_by_the_quota() -> None:
@@ -44,6 +48,20 @@ def test_a_pipe_shrunken_by_the_quota() -> None:
     assert "8,192 bytes instead of 65,536" in found.text
     assert "soft quota of 16,384 pages" in found.text
     assert found.action.endswith("sysctl fs.pipe-user-pages-soft=65536")
+
+
+def test_a_quota_almost_used_up_is_one_problem_not_two() -> None:
+    """The kernel shrinks a pipe when 16 pages more would be too many: 4 may be left."""
+    found = advise(host(user_pages_hard=300), left(4), nominal=8192, accepted=8192)
+    assert [advice.level for advice in found].count("problem") == 1
+    assert "4 pages are left" in found[0].text
+    assert "fs.pipe-user-pages-hard=65536" in found[0].action
+
+
+def test_who_is_exempt_from_the_maximum_has_no_limit() -> None:
+    facts = host(exempt_from_max_size=True, exempt_from_quota=True)
+    for nominal in (65536, 2**20):
+        assert "no limit holds" in first(facts, EXEMPT, nominal=nominal, accepted=nominal).text
 
 
 def test_a_container_without_the_privilege() -> None:

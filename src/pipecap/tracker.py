@@ -6,10 +6,13 @@ starts the tracker, which would otherwise stay until this process ends.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from pipecap.errors import NoScratchPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +27,10 @@ def resource_tracker_as_it_was() -> Iterator[None]:
     """
     tracker = _tracker()
     was_running = tracker._fd is not None
-    tracker.ensure_running()
+    try:
+        tracker.ensure_running()
+    except OSError as error:
+        raise NoScratchPipe(error.errno or errno.EMFILE) from error
     try:
         yield
     finally:
@@ -42,7 +48,10 @@ def forked_resource_tracker() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     tracker = _tracker()
-    read_end, write_end = os.pipe()
+    try:
+        read_end, write_end = os.pipe()
+    except OSError as error:
+        raise NoScratchPipe(error.errno or errno.EMFILE) from error
     pid = os.fork()
     if not pid:
         os.close(write_end)

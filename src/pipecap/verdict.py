@@ -23,19 +23,15 @@ def advise(host: HostLimits, left: Headroom | None, *, nominal: int | None, acce
 
     Problems first; the last one is about what fits, for every host has that edge.
     """
-    found = (
-        [_no_pipe_size()]
-        if nominal is None
-        else [
-            *_shrunken(host, nominal),
-            *_differs(nominal, accepted),
-            *_growth(host, left, nominal),
-            *_container(host),
-            _edge(host, nominal),
-        ]
-    )
-    if host.unknown:
-        found.insert(-1, _unknown(host))
+    if nominal is None:
+        return (_no_pipe_size(), *_unknown(host))
+    found = [
+        *(_shrunken(host, left, nominal) or _growth(host, left, nominal)),
+        *_differs(nominal, accepted),
+        *_container(host),
+        *_unknown(host),
+        _edge(nominal),
+    ]
     rank = {"problem": 0, "ok": 1, "note": 2}
     return tuple(sorted(found, key=lambda advice: rank[advice.level]))
 
@@ -48,20 +44,24 @@ def _no_pipe_size() -> Advice:
     )
 
 
-def _shrunken(host: HostLimits, nominal: int) -> list[Advice]:
+def _shrunken(host: HostLimits, left: Headroom | None, nominal: int) -> list[Advice]:
+    """Tell a pipe made small by the soft quota: alloc_pipe_info() does that when 16 slots more would exceed it."""
     expected = DEFAULT_SLOTS * host.page_size
     if host.pipe_max_size is not None and not host.exempt_from_max_size:
         expected = min(expected, host.pipe_max_size)
     if nominal >= expected:
         return []
     quota = "" if host.user_pages_soft is None else f" of {host.user_pages_soft:,} pages"
+    rest = f" ({left.pages:,} pages are left)" if left and left.pages else ""
+    raised = 4 * (host.user_pages_soft or 16384)
+    above = f", and fs.pipe-user-pages-hard={raised}" if 0 < (host.user_pages_hard or 0) < raised else ""
     return [
         Advice(
             "problem",
-            f"New pipes get {nominal:,} bytes instead of {expected:,}: the user's pipes are over the soft quota{quota},"
-            " which counts all processes and containers of the uid. Every new queue is that small, and none can grow.",
-            "close unused queues and pools, or as root: "
-            f"sysctl fs.pipe-user-pages-soft={4 * (host.user_pages_soft or 16384)}",
+            f"New pipes get {nominal:,} bytes instead of {expected:,}: this user's pipes have used up the soft quota"
+            f"{quota}{rest}. It counts all processes and containers of the uid; every new queue is small, and none can"
+            " grow far.",
+            f"close unused queues and pools, or as root: sysctl fs.pipe-user-pages-soft={raised}{above}",
         )
     ]
 
@@ -80,43 +80,48 @@ def _differs(nominal: int, accepted: int) -> list[Advice]:
 
 
 def _growth(host: HostLimits, left: Headroom | None, nominal: int) -> list[Advice]:
-    """How far a queue may grow: up to pipe-max-size, as often as the quota allows."""
+    """Tell how far a queue may grow: up to pipe-max-size, as often as the quota allows."""
     if host.pipe_max_size is None:
         return []
-    if host.pipe_max_size <= nominal and not host.exempt_from_max_size:
+    if host.exempt_from_max_size:
+        return [_grows(f"A queue's pipe holds {nominal:,} bytes and can grow; no limit holds for this process.")]
+    if host.pipe_max_size <= nominal:
+        large = f" ({host.page_size // 1024} KiB pages)" if host.page_size > 4096 else ""
         return [
             Advice(
                 "problem",
-                f"Queues cannot grow: fs.pipe-max-size is {host.pipe_max_size:,} bytes, which a new pipe has already"
-                + (f" ({host.page_size // 1024} KiB pages)." if host.page_size > 4096 else "."),
+                f"Queues cannot grow: a new pipe has the {host.pipe_max_size:,} bytes of fs.pipe-max-size already{large}.",
                 f"as root: sysctl fs.pipe-max-size={16 * host.pipe_max_size}",
             )
         ]
-    growth = (host.pipe_max_size - nominal) // host.page_size
-    if left is None or left.exempt or left.pages is None:
-        exempt = left is not None and left.exempt
-        room = "the quota does not count for this process" if exempt else "how many is unknown"
-        return [_grows(host, nominal, room)]
-    if left.pages < growth:
-        quality = "" if left.exact else "at least "
+    largest = host.pipe_max_size // host.page_size
+    growth = largest - nominal // host.page_size
+    if left and left.pages is not None and left.exact and left.pages < growth:
         return [
             Advice(
                 "problem",
-                f"The quota has {quality}{left.pages:,} pages left: no queue of this user can grow to "
+                f"The quota has {left.pages:,} pages left: no queue of this user can grow to "
                 f"{host.pipe_max_size:,} bytes ({growth:,} pages more).",
                 "see who holds pipes: lsof -u $(id -un) | grep -c FIFO",
             )
         ]
-    more = f"{left.pages // growth:,} of them before the quota is used up"
-    return [_grows(host, nominal, more if left.exact else f"at least {more}")]
+    grows = f"A queue's pipe holds {nominal:,} bytes and can grow to {host.pipe_max_size:,}"
+    return [_grows(f"{grows}; {_how_many(left, largest)}.")]
 
 
-def _grows(host: HostLimits, nominal: int, how_many: str) -> Advice:
-    return Advice(
-        "ok",
-        f"A queue's pipe holds {nominal:,} bytes and can grow to {host.pipe_max_size:,}; {how_many}.",
-        'pipecap.resize(queue, "1M", best_effort=True)',
-    )
+def _how_many(left: Headroom | None, largest: int) -> str:
+    """Say how many queues of the `largest` number of pages the quota takes."""
+    if left and left.exempt:
+        return "the quota does not count for this process"
+    if left is None or left.pages is None:
+        return "how many is unknown"
+    if not left.exact:
+        return f"the quota has {left.pages:,} pages left or more ({left.reason})"
+    return f"the quota takes {left.pages // largest:,} more of that size"
+
+
+def _grows(text: str) -> Advice:
+    return Advice("ok", text, 'pipecap.resize(queue, "1M", best_effort=True)')
 
 
 def _container(host: HostLimits) -> list[Advice]:
@@ -132,7 +137,7 @@ def _container(host: HostLimits) -> list[Advice]:
     return []
 
 
-def _edge(host: HostLimits, nominal: int) -> Advice:
+def _edge(nominal: int) -> Advice:
     largest = nominal - HEADER
     return Advice(
         "note",
@@ -142,9 +147,13 @@ def _edge(host: HostLimits, nominal: int) -> Advice:
     )
 
 
-def _unknown(host: HostLimits) -> Advice:
-    return Advice(
-        "note",
-        f"Not known here: {', '.join(sorted(host.unknown))}.",
-        "python -m pipecap --json shows why, under limits.unknown",
-    )
+def _unknown(host: HostLimits) -> list[Advice]:
+    if not host.unknown:
+        return []
+    return [
+        Advice(
+            "note",
+            f"Not known here: {', '.join(sorted(host.unknown))}.",
+            "python -m pipecap --json shows why, under limits.unknown",
+        )
+    ]

@@ -115,7 +115,7 @@ def _reopen(target: str, path: int) -> int:
     status = os.fstat(path)
     if not stat.S_ISFIFO(status.st_mode):
         raise NotAPipe(target, "is no pipe or FIFO", hint="find pipes with: ls -l /proc/PID/fd")
-    if not pipes.is_anonymous(status):
+    if not pipes.is_anonymous(path):
         _require_reader(target, status)
     try:
         return os.open(f"/proc/self/fd/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -89,18 +89,20 @@ def _limit_rows(host: HostLimits, left: Headroom | None) -> Iterator[tuple[str, 
     yield (
         "fs.pipe-max-size",
         f"{_number(host.pipe_max_size)} bytes",
-        _exempt(host.exempt_from_max_size, "exempt", "applies: lacks CAP_SYS_RESOURCE"),
+        _applies(host, host.exempt_from_max_size, "lacks CAP_SYS_RESOURCE"),
     )
-    quota = _exempt(host.exempt_from_quota, "exempt", "applies: lacks CAP_SYS_ADMIN too")
+    quota = _applies(host, host.exempt_from_quota, "lacks CAP_SYS_ADMIN too")
     yield "fs.pipe-user-pages-soft", _pages(host.user_pages_soft), quota
     yield "fs.pipe-user-pages-hard", _pages(host.user_pages_hard), "" if host.user_pages_hard == 0 else quota
     yield "quota headroom", _headroom(left), left.reason if left else ""
 
 
-def _exempt(exempt: bool | None, yes: str, no: str) -> str:
+def _applies(host: HostLimits, exempt: bool | None, why: str) -> str:
     if exempt is None:
         return "privileges unknown"
-    return yes if exempt else no
+    if exempt:
+        return "exempt"
+    return f"applies: {'not the initial user namespace' if host.initial_user_namespace is False else why}"
 
 
 def _headroom(left: Headroom | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipecap._native import ffi, lib
 from pipecap.errors import ResizeRefused, Unsupported
-from pipecap.kernel.slots import LARGEST_PIPE, round_capacity
+from pipecap.kernel.slots import DEFAULT_SLOTS, LARGEST_PIPE, round_capacity
 from pipecap.results import Result
 
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
@@ -137,14 +137,16 @@ def headroom() -> Headroom:
         return Headroom(pages=None, exempt=True, exact=True, reason=f"{privilege} lifts the quota", elapsed_ns=0)
     if host.user_pages_soft == 0 and host.user_pages_hard == 0:
         return Headroom(pages=None, exempt=True, exact=True, reason="no quota is set", elapsed_ns=0)
+    largest = host.pipe_max_size or DEFAULT_SLOTS * PAGE_SIZE
+    if largest < 2 * PAGE_SIZE:
+        return _unmeasured("fs.pipe-max-size lets no pipe grow")
     found = ffi.new("struct pipecap_headroom *")
-    largest = host.pipe_max_size or 16 * PAGE_SIZE
     for _ in range(_HEADROOM_ATTEMPTS):
-        error = lib.pipecap_headroom(max(2, largest // PAGE_SIZE), _HEADROOM_DEADLINE_NS, found)
+        error = lib.pipecap_headroom(largest // PAGE_SIZE, _HEADROOM_DEADLINE_NS, found)
         if error or found.stopped_by != errno.ETIME:
             break
     if error:
-        return Headroom(pages=None, exempt=False, exact=False, reason=os.strerror(-error), elapsed_ns=0)
+        return _unmeasured(os.strerror(-error))
     return Headroom(
         pages=found.pages,
         exempt=False,
@@ -154,6 +156,10 @@ def headroom() -> Headroom:
     )
 
 
+def _unmeasured(reason: str) -> Headroom:
+    return Headroom(pages=None, exempt=False, exact=False, reason=reason, elapsed_ns=0)
+
+
 _STOPPED_BY = {
     errno.ETIME: "stopped at its time limit",
     errno.EMFILE: "out of descriptors for scratch pipes",
@@ -161,11 +167,11 @@ _STOPPED_BY = {
 }
 
 
-def refusal(number: int, requested: int, *, capacity: int, owner: int, host: HostLimits) -> ResizeRefused:
+def refusal(number: int, requested: int, *, capacity: int, maker: int | None, host: HostLimits) -> ResizeRefused:
     """Tell why F_SETPIPE_SZ of `requested` bytes failed with errno `number`.
 
     The kernel says EPERM for three causes; which one it was follows from the order of its checks. `capacity` is what
-    the pipe had, `owner` the uid that made it, which is who its pages are charged to.
+    the pipe had, `maker` the uid its pages are charged to: who made it, not who holds it; None for a FIFO.
     """
     rounded = round_capacity(requested, host.page_size)
 
@@ -202,10 +208,11 @@ def refusal(number: int, requested: int, *, capacity: int, owner: int, host: Hos
             hint=f"as root: sysctl fs.pipe-max-size={rounded}; or best effort takes what there is",
         )
     limit, value = _binding_quota(host)
+    who = "who opened this FIFO first" if maker is None else f"uid {maker}, as this one was,"
     pages = "few" if value is None else f"{value:,}"
     return refused(
         "quota",
-        f"all pipes made by uid {owner}, as this one was, may hold {pages} pages"
+        f"all pipes made by {who} may hold {pages} pages"
         f" ({limit or 'fs.pipe-user-pages-soft or -hard'}){_outside(host)}",
         limit=limit,
         value=value,

@@ -12,7 +12,6 @@ import os
 import select
 import stat
 from dataclasses import dataclass
-from functools import cache
 
 from pipecap._native import lib
 from pipecap.errors import NotAPipe, ResizeRefused, Unsupported
@@ -101,7 +100,7 @@ def state(fd: int) -> PipeState:
     status = check_pipe(fd)
     size = capacity(fd)
     waiting = unread(fd)
-    anonymous = is_anonymous(status)
+    anonymous = is_anonymous(fd)
     full, why = _full(fd, waiting, anonymous=anonymous)
     return PipeState(
         kind="pipe" if anonymous else "fifo",
@@ -115,19 +114,12 @@ def state(fd: int) -> PipeState:
     )
 
 
-def is_anonymous(status: os.stat_result) -> bool:
-    """Whether a pipe came from pipe(2) and has no name: such pipes live on a filesystem of their own, pipefs."""
-    return status.st_dev == _pipefs()
-
-
-@cache
-def _pipefs() -> int:
-    ends = os.pipe()
-    try:
-        return os.fstat(ends[0]).st_dev
-    finally:
-        for end in ends:
-            os.close(end)
+def is_anonymous(fd: int) -> bool:
+    """Whether a pipe came from pipe(2) and has no name. Raises Unsupported where the system does not tell."""
+    answer = lib.pipecap_is_anonymous(fd)
+    if answer < 0:
+        raise Unsupported(f"no kind of fd {fd}: {os.strerror(-answer)}", hint=NO_PIPE_SIZE_HINT)
+    return bool(answer)
 
 
 def writable(fd: int) -> bool:
@@ -204,8 +196,9 @@ def _set(fd: int, size: int) -> int:
 
 
 def _refused(fd: int, number: int, requested: int, before: int) -> ResizeRefused:
-    owner = check_pipe(fd).st_uid
-    return refusal(number, requested, capacity=before, owner=owner, host=limits())
+    # A FIFO's pipe is charged to whoever opened it first, and nobody can tell who that was.
+    maker = check_pipe(fd).st_uid if is_anonymous(fd) else None
+    return refusal(number, requested, capacity=before, maker=maker, host=limits())
 
 
 def _grow_as_far_as_granted(fd: int, requested: int, before: int) -> int:
