@@ -199,87 +199,161 @@ int pipecap_fill(int fd, const size_t *sizes, size_t count, struct pipecap_fill 
     return error;
 }
 
-/* Largest power-of-two number of slots, at most *pages, that the kernel grants this one-slot pipe; left in *pages. */
-static int grow(int fd, uint64_t page_size, uint32_t *pages)
-{
-    int64_t granted = -EPERM;
+/* A scratch pipe, held by its write end alone, and the pages it is charged with. */
+struct scratch {
+    int fd;
+    uint32_t pages;
+};
 
-    for (; *pages > 1; *pages /= 2) {
-        granted = pipecap_resize(fd, *pages * page_size);
-        if (granted != -EPERM)
-            return granted < 0 ? (int)granted : 0;
-    }
+static int set_pages(struct scratch *pipe, uint32_t pages)
+{
+    int64_t granted = pipecap_resize(pipe->fd, pages * (uint64_t)sysconf(_SC_PAGESIZE));
+
+    if (granted < 0)
+        return (int)granted;
+    pipe->pages = pages;
     return 0;
 }
 
-/* Whether the user is over the quota now: growing is refused even where it takes back what was just given. */
-static int over_quota(int fd, uint64_t size)
+static int open_scratch(struct scratch *scratch)
 {
-    return pipecap_resize(fd, size / 2) >= 0 && pipecap_resize(fd, size) == -EPERM;
-}
-
-/* One more scratch pipe of a single slot, held by its write end alone. */
-static int open_scratch(uint64_t page_size)
-{
-    int64_t granted;
-    int ends[2];
+    int ends[2], error;
 
     if (pipe(ends) == -1)
         return -errno;
     close(ends[0]);
-    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
-    granted = pipecap_resize(ends[1], page_size);
-    if (granted < 0) {
-        close(ends[1]);
-        return (int)granted;
+    scratch->fd = ends[1];
+    fcntl(scratch->fd, F_SETFD, FD_CLOEXEC);
+    error = set_pages(scratch, 1);
+    if (error)
+        close(scratch->fd);
+    return error;
+}
+
+/* What one headroom run holds. */
+struct hoard {
+    struct scratch pipes[HEADROOM_PIPES];
+    int count;
+    uint32_t pledged; /* pages that were granted and given back at once: sure to be had, but not held */
+};
+
+static int add_pipe(struct hoard *hoard)
+{
+    int error;
+
+    if (hoard->count == HEADROOM_PIPES)
+        return -EMFILE;
+    error = open_scratch(&hoard->pipes[hoard->count]);
+    if (!error)
+        hoard->count++;
+    return error;
+}
+
+/* Take pieces of max_pages until one is refused. Somebody else's pipe made while less than 16 pages are left would be
+ * shrunk for good, so a piece is kept only once the next one was granted as well: until the last one is refused, at
+ * least a whole piece is free at all times but for the microseconds between a grant and its return. */
+static int take_pieces(struct hoard *hoard, uint32_t max_pages, uint64_t deadline)
+{
+    struct scratch *last = NULL;
+    int error;
+
+    for (;;) {
+        if (hoard->pledged && now_ns() > deadline)
+            return -ETIME;
+        if (last) {
+            hoard->pledged = 0;
+            error = set_pages(last, max_pages);
+            if (error)
+                return error;
+        }
+        error = add_pipe(hoard);
+        if (error)
+            return error;
+        last = &hoard->pipes[hoard->count - 1];
+        error = set_pages(last, max_pages);
+        if (error)
+            return error;
+        error = set_pages(last, 1);
+        if (error)
+            return error;
+        hoard->pledged = max_pages - 1;
     }
-    return ends[1];
+}
+
+/* Take what is left, less than a piece, into the first `count` pipes: the largest power of two that is granted, and so
+ * on down to a single page. That leaves nothing, for some microseconds. */
+static int take_rest(struct hoard *hoard, int count, uint32_t max_pages)
+{
+    int next = 0;
+
+    for (uint32_t pages = max_pages / 2; pages > 1;) {
+        int error = next < count ? set_pages(&hoard->pipes[next], pages) : -ENFILE;
+
+        if (!error)
+            next++;
+        else if (error == -EPERM)
+            pages /= 2;
+        else
+            return error;
+    }
+    return 0;
+}
+
+static uint64_t held_pages(const struct hoard *hoard)
+{
+    uint64_t pages = hoard->pledged;
+
+    for (int i = 0; i < hoard->count; i++)
+        pages += hoard->pipes[i].pages;
+    return pages;
+}
+
+/* No pipe could grow, so some of our single pages may be beyond the soft quota, which never refuses a new pipe: close
+ * one after the other until a pipe can grow by one page. */
+static uint64_t pages_within_quota(struct hoard *hoard)
+{
+    while (hoard->count > 1) {
+        close(hoard->pipes[--hoard->count].fd);
+        if (set_pages(&hoard->pipes[0], 2) == 0)
+            return held_pages(hoard);
+    }
+    return 0;
+}
+
+static int take_all(struct hoard *hoard, uint32_t max_pages, uint64_t deadline)
+{
+    int error, spare = 0;
+
+    /* Opened before there is any hurry: enough for every power of two below max_pages, one of them twice. */
+    for (uint32_t pages = max_pages; pages; pages /= 2, spare++) {
+        error = add_pipe(hoard);
+        if (error)
+            return error;
+    }
+    error = take_pieces(hoard, max_pages, deadline);
+    /* ENFILE: over the hard quota, a new pipe is refused while the old ones may still grow by less than its 16 pages. */
+    return error == -EPERM || error == -ENFILE ? take_rest(hoard, spare, max_pages) : error;
 }
 
 int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_headroom *result)
 {
-    const uint64_t page_size = (uint64_t)sysconf(_SC_PAGESIZE);
-    int scratch[HEADROOM_PIPES];
-    int count = 0, error = 0;
-    uint32_t first = 0, pages = 0;
+    struct hoard hoard = {.count = 0};
     uint64_t start = now_ns();
+    int error;
 
     *result = (struct pipecap_headroom){0};
     if (!HAS_PIPE_SIZE)
         return -ENOTSUP;
     if (max_pages < 2)
         return -EINVAL;
-    /* Take the largest piece the kernel grants, then smaller ones: each refusal is charged to nobody. */
-    for (pages = max_pages; !error && pages > 1;) {
-        int fd;
-
-        if (count == HEADROOM_PIPES || (count > 0 && now_ns() - start > deadline_ns)) {
-            error = count == HEADROOM_PIPES ? -EMFILE : -ETIME;
-            break;
-        }
-        fd = open_scratch(page_size);
-        if (fd < 0) {
-            error = fd;
-            break;
-        }
-        error = grow(fd, page_size, &pages);
-        if (count == 0)
-            first = pages;
-        scratch[count++] = fd;
-        if (!error)
-            result->pages += pages;
-    }
+    error = take_all(&hoard, max_pages, start + deadline_ns);
     result->stopped_by = -error;
-    if (!error) {
-        /* The last pipe's single slot may have been charged beyond the soft quota: a new pipe always is granted. */
-        result->exact = 1;
-        if (first < 2)
-            result->pages = 0;
-        else if (over_quota(scratch[0], first * page_size))
-            result->pages--;
-    }
-    while (count > 0)
-        close(scratch[--count]);
+    result->exact = !error;
+    result->pages = held_pages(&hoard);
+    if (!error && result->pages == (uint64_t)hoard.count)
+        result->pages = pages_within_quota(&hoard);
+    while (hoard.count > 0)
+        close(hoard.pipes[--hoard.count].fd);
     result->elapsed_ns = now_ns() - start;
     return 0;
 }

@@ -40,6 +40,6 @@ struct pipecap_headroom {
     uint64_t elapsed_ns; /* from the first page taken to the last one given back */
 };
 
-/* Take pages of the pipe quota in scratch pipes of at most max_pages each until the kernel refuses one more or
- * deadline_ns have passed, then give all back. */
+/* Take pages of the pipe quota in scratch pipes of at most max_pages (a power of two) each until the kernel refuses one
+ * more or deadline_ns have passed, then give all back. */
 int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_headroom *result);

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
+# Buffered, as a user has it: what is not written yet when the interpreter ends can fail then.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 PIPECAP = [sys.executable, "-W", "error", "-m", "pipecap"]
 
 
 def pipecap_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run one command to its end; stdout and stderr are captured unless the options say otherwise."""
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    usual = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT}
+    options = {**usual, **options}
     return subprocess.run([*PIPECAP, *arguments], text=True, timeout=30, check=False, **options)
 
 

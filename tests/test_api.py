@@ -93,7 +93,28 @@ def test_every_function_has_a_call_here() -> None:
     assert sorted(FUNCTIONS) == sorted(CALLS)
 
 
-STRANGE = [None, -1, 2**100, 1.5, True, "nonsense", b"x", [], (), {}, object(), float("nan"), 2**31 - 1, type]
+def short(argument: object) -> str:
+    return "huge" if isinstance(argument, int) and argument > 2**1000 else repr(argument)[:20]
+
+
+STRANGE = [
+    None,
+    -1,
+    2**100,
+    10**5000,
+    1.5,
+    True,
+    "nonsense",
+    "9" * 5000,
+    b"x",
+    [],
+    (),
+    {},
+    object(),
+    float("nan"),
+    2**31 - 1,
+    type,
+]
 
 
 def is_right(name: str, argument: object) -> bool:
@@ -113,7 +134,7 @@ def is_right(name: str, argument: object) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if CALLS[name]])
-@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+@pytest.mark.parametrize("strange", STRANGE, ids=short)
 def test_a_strange_first_argument_is_an_error_of_the_tree(name: str, strange: object) -> None:
     """And leaves nothing behind: see the fixture in conftest.py."""
     function: Callable[..., object] = getattr(pipecap, name)
@@ -127,7 +148,7 @@ def test_a_strange_first_argument_is_an_error_of_the_tree(name: str, strange: ob
 
 
 @pytest.mark.parametrize("name", ["measure", "fit", "items_that_fit", "capacity_curve"])
-@pytest.mark.parametrize("strange", [-1, 2**40, 1.5, True, "nonsense", b"x", [], object()], ids=repr)
+@pytest.mark.parametrize("strange", [-1, 2**40, 10**5000, 1.5, True, "nonsense", b"x", [], object()], ids=short)
 def test_a_strange_capacity_is_too(name: str, strange: object) -> None:
     first = [1] if name == "capacity_curve" else 1
     with pytest.raises(pipecap.PipecapError) as caught:
@@ -135,7 +156,7 @@ def test_a_strange_capacity_is_too(name: str, strange: object) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("strange", [-1, 2**40, 1.5, True, None, "nonsense", b"x", [], object()], ids=repr)
+@pytest.mark.parametrize("strange", [-1, 1.5, True, None, "nonsense", "9" * 5000, b"x", [], object()], ids=short)
 @pytest.mark.parametrize("best_effort", [False, True])
 def test_a_strange_size_leaves_the_pipe_alone(strange: object, best_effort: bool, pipe: tuple[int, int]) -> None:
     before = pipecap.state(pipe)

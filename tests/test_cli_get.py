@@ -145,7 +145,7 @@ def test_a_fifo_whose_reader_may_not_be_seen_is_left_alone(fifo: Path) -> None:
         answer = in_child(look, become=lambda: become_unprivileged(keep=1 << CAP_DAC_READ_SEARCH))
     finally:
         os.close(reader)
-    assert_one_line_of_trouble(answer, 1, "may not be looked into")
+    assert_one_line_of_trouble(answer, 1, "not all processes may be looked into")
 
 
 @needs_root
@@ -166,12 +166,36 @@ def test_holders_are_found_with_what_they_hold(pipe: tuple[int, int]) -> None:
     }
 
 
+def test_a_zombie_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        with pytest.raises(pipecap.ProcessGone):
+            procfs.open_path(child.pid, 0)
+    finally:
+        child.wait()
+
+
+def test_a_missing_procfs_is_said_so(tmp_path: Path) -> None:
+    for look in (lambda: procfs.holders(1, 1, proc=str(tmp_path)), lambda: procfs.open_path(1, 0, proc=str(tmp_path))):
+        with pytest.raises(pipecap.Unsupported, match="shows no processes"):
+            look()
+
+
+def test_a_bare_pid_is_asked_for_its_descriptor() -> None:
+    assert_one_line_of_trouble(pipecap_command("get", str(os.getpid())), 1, f"ls -l /proc/{os.getpid()}/fd")
+
+
+def test_control_characters_of_a_name_are_shown_not_sent(tmp_path: Path) -> None:
+    assert_one_line_of_trouble(pipecap_command("get", f"{tmp_path}/\x1b[31mred"), 1, r"\x1b[31mred")
+
+
 def test_processes_that_end_meanwhile_are_no_error(tmp_path: Path) -> None:
     """A fake /proc: 7 has lost its fd directory, 8 closed its descriptor between the listing and the look."""
     (tmp_path / "7").mkdir()
     (tmp_path / "8/fd").mkdir(parents=True)
     (tmp_path / "8/fd/3").symlink_to(tmp_path / "nowhere")
     (tmp_path / "self").mkdir()
-    assert procfs.holders(1, 1, proc=str(tmp_path)) == ([], 0)
+    assert procfs.holders(1, 1, proc=str(tmp_path)) == ([], [])
     with pytest.raises(pipecap.ProcessGone):
         procfs.open_path(9, 0, proc=str(tmp_path))

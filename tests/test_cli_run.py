@@ -18,7 +18,8 @@ DEFAULT = 16 * os.sysconf("SC_PAGESIZE")
 
 def test_stdout_of_the_command_is_resized(pipe: tuple[int, int]) -> None:
     answer = pipecap_command("run", "128K", "--", "echo", "hello", stdout=pipe[1])
-    assert (answer.returncode, answer.stderr, pipecap.capacity(pipe)) == (0, "", 131072)
+    assert (answer.returncode, pipecap.capacity(pipe)) == (0, 131072)
+    assert answer.stderr == f"pipecap: stdout: {DEFAULT:,} -> 131,072 bytes\n"
     assert os.read(pipe[0], 100) == b"hello\n"
 
 
@@ -40,6 +41,14 @@ def test_the_exit_status_is_the_commands(status: int) -> None:
 
 def test_a_command_killed_by_a_signal_dies_of_it() -> None:
     assert pipecap_command("run", "64K", "--", "sh", "-c", "kill -9 $$").returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("option", ["--check", "--json"])
+def test_a_stderr_that_cannot_be_written_does_not_stop_the_command(option: str, pipe: tuple[int, int]) -> None:
+    with open("/dev/full", "w") as full:
+        answer = pipecap_command("run", option, "128K", "--", "sh", "-c", "exit 7", stdout=pipe[1], stderr=full)
+    assert (answer.returncode, pipecap.capacity(pipe)) == (7, 131072)
 
 
 def test_not_found_is_127_and_not_executable_126(tmp_path: Path) -> None:

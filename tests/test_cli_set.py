@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from commands import assert_one_line_of_trouble, pipecap_command, pipecap_json
+from scenes import PUT_AND_EXIT, scene, wait_until_blocked_on_a_full_pipe
 
 import pipecap
+from pipecap.live import procfs
 
 PAGE = os.sysconf("SC_PAGESIZE")
 DEFAULT = 16 * PAGE
@@ -99,3 +101,19 @@ def test_no_data_is_lost_in_a_resize_under_load(pipe: tuple[int, int]) -> None:
             read += data
         assert producer.wait(timeout=20) == 0
     assert read == "".join(f"{number}\n" for number in range(1, 200001)).encode()
+
+
+def test_growing_the_pipe_of_a_live_hang_frees_it() -> None:
+    """The classic: a child has put one big item and cannot exit. From outside, its queue's pipe is grown."""
+    with scene(PUT_AND_EXIT, "b'0' * 500_000") as child:
+        wait_until_blocked_on_a_full_pipe(child.pid)
+        (fd,) = {
+            holder.fd
+            for fd in os.listdir(f"/proc/{child.pid}/fd")
+            for status in [os.stat(f"/proc/{child.pid}/fd/{fd}")]
+            for holder in procfs.holders(status.st_dev, status.st_ino)[0]
+            if holder.pid == child.pid and holder.writes and holder.fd > 2
+        }
+        assert pipecap_json("get", f"{child.pid}:{fd}")["pipes"][0]["state"]["full"] is True
+        assert pipecap_command("set", "1M", f"{child.pid}:{fd}").returncode == 0
+        assert child.wait(timeout=20) == 0

@@ -255,7 +255,8 @@ def test_who_is_exempt_is_said_so_and_takes_nothing() -> None:
         (errno.EPERM, 2**20, {"user_pages_soft": None}, "quota", None),
         (errno.EPERM, 2**21, {"exempt_from_max_size": True}, "quota", "fs.pipe-user-pages-soft"),
         (errno.EPERM, 2**21, {"exempt_from_max_size": None}, "max-size", "fs.pipe-max-size"),
-        (errno.EPERM, 2**21, {"pipe_max_size": None}, "quota", "fs.pipe-user-pages-soft"),
+        (errno.EPERM, 2**21, {"pipe_max_size": None}, "unknown", None),
+        (errno.EPERM, 2**21, {"pipe_max_size": None, "exempt_from_max_size": True}, "quota", "fs.pipe-user-pages-soft"),
         (errno.EBUSY, 4096, {}, "busy", None),
         (errno.EBUSY, 2**20, {}, "unsupported", None),
         (errno.EINVAL, 2**33, {}, "invalid", None),
@@ -303,20 +304,21 @@ def may_change_sysctls(request: pytest.FixtureRequest) -> None:
 
 @needs_root
 @pytest.mark.usefixtures("may_change_sysctls")
-def test_the_hard_quota_is_named_and_headroom_is_a_lower_bound() -> None:
-    def grow() -> tuple[str, str | None, int | None, int, bool]:
+@pytest.mark.parametrize("quota", [60, 200, 16 + 256 + 9 + 7, 16 + 512 + 9 + 1, 1000, 10_000])
+def test_the_hard_quota_is_named_and_headroom_exact(quota: int) -> None:
+    """Also where less than the 16 pages of a new pipe are left, which the old ones can still take."""
+
+    def grow() -> tuple[str, str | None, int | None, int | None, bool]:
         ends = os.pipe()
         found = headroom_of_a_quiet_moment()
+        held = held_pages((quota - 16) // 16)
         with pytest.raises(pipecap.ResizeRefused) as caught:
             pipecap.resize(ends, 2**20)
-        return caught.value.reason, caught.value.limit, caught.value.limit_value, found.pages or 0, found.exact
+        return caught.value.reason, caught.value.limit, caught.value.limit_value, found.pages, found.exact and held > 0
 
-    with sysctl("pipe-user-pages-hard", 200):
-        reason, limit, value, pages, exact = unprivileged(grow)
-    assert (reason, limit, value) == ("quota", "fs.pipe-user-pages-hard", 200)
-    # 200 less the two pipes held (the child's way to answer and ours); a new pipe takes 16, so up to 15 stay uncounted.
-    assert not exact
-    assert 200 - 32 - 15 <= pages <= 200 - 16
+    with sysctl("pipe-user-pages-hard", quota):
+        found = unprivileged(grow)
+    assert found == ("quota", "fs.pipe-user-pages-hard", quota, quota - 16, True)
 
 
 @needs_root

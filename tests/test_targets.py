@@ -187,7 +187,7 @@ def popen() -> subprocess.Popen[bytes]:
         (queue.SimpleQueue, "memory of one process"),
         (asyncio.Queue, "memory of one process"),
         (popen, "its .stdin, .stdout or .stderr"),
-        (io.BytesIO, ""),
+        (io.BytesIO, "lives in memory"),
         (object, "pipes_of"),
         (Strange, "pipes_of"),
         (lambda: None, "pipes_of"),
@@ -237,6 +237,7 @@ def test_a_refusal_leaves_all_pipes_as_they_were(pipe: tuple[int, int]) -> None:
         with pytest.raises(ResizeRefused) as caught:
             pipecap.resize([*pipe, *other], PAGE)
         assert caught.value.reason == "busy"
+        assert f"it was the fd {other[1]} (2 of 2) that refused" in caught.value.__notes__
         assert [pipecap.capacity(fd) for fd in (pipe[0], other[0])] == [DEFAULT, DEFAULT]
     finally:
         for end in other:

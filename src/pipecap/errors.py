@@ -81,6 +81,7 @@ _ERRNO_OF = {
     "invalid": errno.EINVAL,
     "memory": errno.ENOMEM,
     "unsupported": errno.EOPNOTSUPP,
+    "unknown": errno.EPERM,
 }
 
 
@@ -88,10 +89,10 @@ class ResizeRefused(PipecapError, OSError):
     """The kernel refused a capacity.
 
     `reason` is one of "max-size" (above pipe-max-size), "quota" (pipe-user-pages-soft or -hard), "busy" (more slots in
-    use than the new size has), "invalid" (no size the kernel takes), "memory" (no memory for the slots) and
-    "unsupported" (a pipe that cannot be resized at all). `limit` names the sysctl that was hit and `limit_value` is
-    its content; both None where no sysctl is behind it or where it cannot be read. `requested` and `capacity` are
-    bytes; `capacity` is what the pipe still has.
+    use than the new size has), "invalid" (no size the kernel takes), "memory" (no memory for the slots), "unsupported"
+    (a pipe that cannot be resized at all) and "unknown" (max-size or quota, where /proc does not tell the limits).
+    `limit` names the sysctl that was hit and `limit_value` is its content; both None where no sysctl is behind it or
+    where it cannot be read. `requested` and `capacity` are bytes; `capacity` is what the pipe still has.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ResizeRefused(PipecapError, OSError):
         hint: str = "",
     ) -> None:
         kept = "" if capacity is None else f"; it keeps its {capacity:,} bytes"
-        super().__init__(f"a pipe of {requested:,} bytes was refused ({reason}): {why}{kept}", hint=hint)
+        super().__init__(f"a pipe of {_bytes(requested)} was refused ({reason}): {why}{kept}", hint=hint)
         self.reason = reason
         self.requested = requested
         self.capacity = capacity
@@ -166,5 +167,11 @@ class _Shown(str):
 
 
 def _short(value: object, longest: int = 60) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an int of {value.bit_length():,} bits"  # CPython refuses to write out the largest
     text = repr(value)
     return text if len(text) <= longest else f"{text[:longest]}... ({type(value).__name__})"
+
+
+def _bytes(size: int) -> str:
+    return f"{size:,} bytes" if size.bit_length() <= 200 else f"bytes: {_short(size)}"

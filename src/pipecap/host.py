@@ -74,8 +74,9 @@ class HostReport(Result):
 def report() -> HostReport:
     """Measure a throwaway queue of every kind and start method, what typical items fill, limits and headroom.
 
-    Takes some milliseconds. Leaves nothing behind; what this host does not let us see is reported as unknown. Raises
-    NoScratchPipe where not even a pipe is to be had.
+    What this host does not let us see is reported as unknown. Leaves nothing behind, but for one thing: in a program
+    with several threads, multiprocessing's resource tracker stays, once started, until the program ends. What
+    headroom() says of other processes holds here too. Raises NoScratchPipe where not even a pipe is to be had.
     """
     queues = tuple(_measure_queues())
     host = host_limits.limits()

@@ -6,6 +6,7 @@ names are those of CPython 3.11 to 3.14, billiard and multiprocess alike; torch 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 
 from pipecap._native import lib
@@ -33,7 +34,8 @@ def pipes_of(target: object) -> Mapping[str, int]:
     for parts in _PARTS:
         if all(hasattr(target, attribute) for attribute, _ in parts):
             return {name: _part(target, attribute, name) for attribute, name in parts}
-    return {_name(target): _descriptor(target)}
+    fd = _descriptor(target)
+    return {_name(target): fd}
 
 
 def capacity(target: object) -> int:
@@ -75,12 +77,15 @@ def resize(target: object, size: int | str, *, best_effort: bool = False) -> int
     Raises NotAPipe, InvalidSize, Unsupported and ResizeRefused, whose `.reason` is "max-size", "quota", "busy",
     "invalid", "memory" or "unsupported". Source: fcntl(2), F_SETPIPE_SZ.
     """
-    before = {fd: pipes.capacity(fd) for fd in pipes_of(target).values()}
+    found = pipes_of(target)
+    before = {fd: pipes.capacity(fd) for fd in found.values()}
     granted: dict[int, int] = {}
     try:
-        for fd in before:
+        for name, fd in found.items():  # noqa: B007 -- whose turn it was when one refuses
             granted[fd] = pipes.resize(fd, size, best_effort=best_effort)
     except PipecapError as error:
+        if len(found) > 1:
+            error.add_note(f"it was the {name} that refused")
         for fd in granted:
             _put_back(fd, before[fd], error)
         raise
@@ -100,14 +105,14 @@ def _pair(ends: tuple[object, ...] | list[object]) -> Mapping[str, int]:
         raise NotAPipe("an empty sequence", "has no pipe in it")
     found: dict[int, tuple[str, int]] = {}
     for end in ends:
-        name, fd = _name(end), _descriptor(end)
+        fd = _descriptor(end)
         inode = pipes.check_pipe(fd).st_ino
         if inode not in found or pipes.writable(fd):
-            found[inode] = name, fd
+            found[inode] = _name(end), fd
     if len(found) == 1:
         ((_, fd),) = found.values()
         return {"pipe": fd}
-    return {f"{name} {number}": fd for number, (name, fd) in enumerate(found.values(), start=1)}
+    return {f"{name} ({number} of {len(found)})": fd for number, (name, fd) in enumerate(found.values(), start=1)}
 
 
 def _part(target: object, attribute: str, name: str) -> int:
@@ -148,7 +153,11 @@ def _open_ends(queue: object) -> Iterator[int]:
 def _fileno(target: object) -> int:
     try:
         fd = target.fileno()  # type: ignore[attr-defined] # looked for by the caller
-    except (OSError, ValueError) as error:  # closed; or io.UnsupportedOperation, which is both
+    except io.UnsupportedOperation:
+        raise NotAPipe(
+            f"a {_type(target)}", "has no descriptor", hint="it lives in memory: no pipe is under it"
+        ) from None
+    except (OSError, ValueError) as error:
         raise NotAPipe(f"this {_type(target)}", f"has no descriptor: {error}", hint="was it closed already?") from None
     if not isinstance(fd, int):
         raise NotAPipe(f"a {_type(target)}", f"has a fileno() that is no descriptor but a {_type(fd)}")

@@ -90,7 +90,7 @@ def _growth(host: HostLimits, left: Headroom | None, nominal: int) -> list[Advic
         return [
             Advice(
                 "problem",
-                f"Queues cannot grow: a new pipe has the {host.pipe_max_size:,} bytes of fs.pipe-max-size already{large}.",
+                f"Queues cannot grow: a new pipe has all {host.pipe_max_size:,} bytes of fs.pipe-max-size{large}.",
                 f"as root: sysctl fs.pipe-max-size={16 * host.pipe_max_size}",
             )
         ]
@@ -102,7 +102,7 @@ def _growth(host: HostLimits, left: Headroom | None, nominal: int) -> list[Advic
                 "problem",
                 f"The quota has {left.pages:,} pages left: no queue of this user can grow to "
                 f"{host.pipe_max_size:,} bytes ({growth:,} pages more).",
-                "see who holds pipes: lsof -u $(id -un) | grep -c FIFO",
+                "who holds pipes: lsof -nu $(id -u) | awk '/FIFO/ {print $1, $2}' | sort | uniq -c | sort -n",
             )
         ]
     grows = f"A queue's pipe holds {nominal:,} bytes and can grow to {host.pipe_max_size:,}"

@@ -6,6 +6,7 @@ Exit status: 0 fine, 1 failed, 2 usage; `run` gives the status of its command, 1
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
 from collections.abc import Sequence
@@ -21,17 +22,25 @@ COMMANDS = ("probe", "fit", "get", "set", "run")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; give the exit status."""
     _replace_closed_streams()
+    status = _guarded(sys.argv[1:] if arguments is None else list(arguments))
+    _drop_unwritten()
+    return status
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run one command, its answer written out, and turn what goes wrong into a line on stderr and a status."""
     try:
-        status = _main(sys.argv[1:] if arguments is None else list(arguments))
+        try:
+            status = _main(arguments)
+        except SystemExit as end:  # argparse's help, version and usage errors
+            status = end.code if isinstance(end.code, int) else 1
         sys.stdout.flush()
         return status
     except PipecapError as error:
         complain(error)
         return 2 if isinstance(error, InvalidSize) else 1
     except BrokenPipeError:
-        # Whoever read our answer has gone: nothing to tell, and the interpreter must not try again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # whoever read our answer has gone: nobody to tell
     except OSError as error:
         say(str(error))
         return 1
@@ -40,10 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replace_closed_streams() -> None:
-    """Give what was started without stdout or stderr (`>&-`) somewhere to write."""
+    """Give what was started without stdout or stderr (`>&-`) somewhere to write, but not under its number."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # until the interpreter ends
+            null = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, open(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, 3), "w", closefd=False))
+            os.close(null)
+
+
+def _drop_unwritten() -> None:
+    """Let go of what could not be written, or the interpreter tries again at exit, complains and gives status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def _main(arguments: list[str]) -> int:

@@ -81,9 +81,7 @@ def each_opened(
 def opened(target: str) -> Iterator[int]:
     """Hold a descriptor of the pipe that `target` names. Raises NotAPipe, ProcessGone, AccessDenied, Unsupported."""
     if target in _WORDS or re.fullmatch("[0-9]{1,10}", target):
-        fd = _WORDS[target] if target in _WORDS else int(target)
-        pipes.check_pipe(fd)
-        yield fd  # our own: inherited, not ours to close
+        yield _own(target)  # inherited: not ours to close
         return
     path = _open_path(target)
     try:
@@ -94,6 +92,18 @@ def opened(target: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _own(target: str) -> int:
+    fd = _WORDS[target] if target in _WORDS else int(target)
+    try:
+        pipes.check_pipe(fd)
+    except NotAPipe as error:
+        if target not in _WORDS and os.path.exists(f"/proc/{target}/fd"):
+            hint = f"if {target} is a process, give PID:FD; what it has open: ls -l /proc/{target}/fd"
+            raise NotAPipe(f"fd {target} of our own", "is no open pipe", hint=hint) from error
+        raise
+    return fd
 
 
 def _open_path(target: str) -> int:
@@ -114,11 +124,13 @@ def _reopen(target: str, path: int) -> int:
     """Open the pipe behind an O_PATH descriptor for reading, without waiting and without letting anybody else in."""
     status = os.fstat(path)
     if not stat.S_ISFIFO(status.st_mode):
-        raise NotAPipe(target, "is no pipe or FIFO", hint="find pipes with: ls -l /proc/PID/fd")
+        raise NotAPipe(target, "is no pipe or FIFO")
     if not pipes.is_anonymous(path):
         _require_reader(target, status)
     try:
         return os.open(f"/proc/self/fd/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Unsupported(f"{target}: no /proc to open it through", hint="mount procfs there") from None
     except PermissionError:
         raise AccessDenied(
             f"{target} was made by uid {status.st_uid} and may not be opened", hint="run as that user, or as root"
@@ -137,10 +149,15 @@ def _require_reader(target: str, status: os.stat_result) -> None:
     danger = "opening it now could cost a waiting writer its data"
     if closed:
         raise AccessDenied(
-            f"{target}: no reader to be seen, but {closed} processes may not be looked into",
-            hint=f"{danger}: run as root, or as the user who reads it",
+            f"{target}: no reader to be seen, but not all processes may be looked into ({_some(closed)})",
+            hint=f"{danger}: run as root or as the user who reads it, or give PID:FD of the reader",
         )
     raise Unsupported(
         f"{target} is a FIFO without a reader: it has no capacity that lasts",
         hint=f"start its reader first: {danger}",
     )
+
+
+def _some(pids: list[int], most: int = 3) -> str:
+    more = f" and {len(pids) - most:,} more" if len(pids) > most else ""
+    return f"PID {', '.join(map(str, pids[:most]))}{more}"

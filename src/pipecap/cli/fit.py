@@ -6,12 +6,13 @@ import argparse
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pipecap.cli.render import Block, Line, Table, answer, bar
 from pipecap.cli.trouble import say
-from pipecap.errors import InvalidSize
+from pipecap.errors import ResizeRefused
 from pipecap.kernel.fit import Fit, fit, pickled_size, smallest_capacity
-from pipecap.kernel.limits import limits
+from pipecap.kernel.probe import scratch_pipe
 from pipecap.results import Result
 
 _LARGEST_REPEAT = 2**27  # a list of that many takes a GiB
@@ -21,12 +22,13 @@ _LARGEST_REPEAT = 2**27  # a list of that many takes a GiB
 class Prediction(Result):
     """The answer of `fit`: the item itself, the sizes around it, and the smallest pipe that takes one whole.
 
-    `smallest_capacity` is None where no pipe does, `pipe_max_size` where it cannot be read.
+    `smallest_capacity` is None where no pipe takes one. `resize_refused` is why a new pipe did not get that size here
+    and now (the `.reason` of ResizeRefused), None where it did.
     """
 
     fit: Fit
     smallest_capacity: int | None
-    pipe_max_size: int | None
+    resize_refused: str | None
     curve: tuple[Fit, ...]
 
 
@@ -45,42 +47,59 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.size is None) == (arguments.object is None):
         say("fit takes a SIZE or --object EXPR")
         return 2
-    item = arguments.size if arguments.object is None else pickled_size(literal(arguments.object))
+    try:
+        item = arguments.size if arguments.object is None else pickled_size(literal(arguments.object))
+    except ValueError as error:
+        say(f"--object takes a literal, such as \"[1, 'a']\" or \"b'0' * 65514\": {error}")
+        return 2
     found = fit(item, capacity=arguments.capacity)
+    needed = smallest_capacity(found.item)
     prediction = Prediction(
         fit=found,
-        smallest_capacity=smallest_capacity(found.item),
-        pipe_max_size=limits().pipe_max_size,
+        smallest_capacity=needed,
+        resize_refused="invalid" if needed is None else _try(needed),
         curve=tuple(fit(size, capacity=found.capacity) for size in _around(found.item)),
     )
     answer("fit", prediction.to_dict(), list(_blocks(prediction)), as_json=arguments.json)
     return 0
 
 
-def literal(expression: str) -> object:
-    """Evaluate a Python literal, also a repeated one (`b"0" * 65514`); no names, no calls. Raises InvalidSize."""
+def _try(capacity: int) -> str | None:
+    """Make a scratch pipe that large; give the reason if it is refused."""
     try:
-        tree = ast.parse(expression.strip(), mode="eval").body
-        return _repeated(tree)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise InvalidSize(
-            expression,
-            f"not a Python literal ({error})",
-            hint="literals and repetition: \"[1, 'a']\", \"b'0' * 65514\"",
-        ) from None
+        with scratch_pipe(capacity):
+            return None
+    except ResizeRefused as refused:
+        return refused.reason
 
 
-def _repeated(tree: ast.expr) -> object:
-    if not (isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Mult)):
-        return ast.literal_eval(tree)
-    one, times = _repeated(tree.left), _repeated(tree.right)
-    if isinstance(one, int):
-        one, times = times, one
-    if not isinstance(one, bytes | str | list | tuple) or not isinstance(times, int):
-        raise TypeError("only bytes, str, list and tuple can be repeated")
-    if len(one) * times > _LARGEST_REPEAT:
-        raise MemoryError("too large to build here: give its pickled size instead")
-    return one * times
+def literal(expression: str) -> object:
+    """Evaluate a Python literal in which parts may be repeated (`b"0" * 65514`); no names, no calls.
+
+    Raises ValueError.
+    """
+    try:
+        return ast.literal_eval(_Repetitions().visit(ast.parse(expression.strip(), mode="eval")))
+    except (TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(error) from None
+
+
+class _Repetitions(ast.NodeTransformer):
+    """Replace `literal * number` by what it makes."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        """Repeat; leave all other arithmetic to literal_eval(), which refuses it."""
+        if not isinstance(node.op, ast.Mult):
+            return node
+        one, times = (ast.literal_eval(self.visit(side)) for side in (node.left, node.right))
+        if isinstance(one, int):
+            one, times = times, one
+        if not isinstance(one, bytes | str | list | tuple) or not isinstance(times, int):
+            raise TypeError("only bytes, str, list and tuple can be repeated")
+        if len(one) * times > _LARGEST_REPEAT:
+            raise ValueError("too large to build here: give its pickled size instead")
+        repeated: Any = one * times  # literal_eval() takes constants of any type
+        return ast.copy_location(ast.Constant(repeated), node)
 
 
 def _around(item: int) -> list[int]:
@@ -123,7 +142,6 @@ def _what_fits(found: Fit) -> str:
 
 
 def _verdict(prediction: Prediction) -> Iterator[Line]:
-    needs, largest = prediction.smallest_capacity, prediction.pipe_max_size
     if prediction.fit.items:
         yield Line(
             f"  [ok] A process may put {prediction.fit.items:,} of these and exit though nobody reads; "
@@ -136,8 +154,8 @@ def _verdict(prediction: Prediction) -> Iterator[Line]:
         "and a parent that joins before it gets hangs.",
         "problem",
     )
-    if needs is None or (largest is not None and needs > largest):
-        limit = "any pipe takes" if largest is None else f"fs.pipe-max-size ({largest:,}) allows"
-        yield Line(f"    -> get() before join(): the item is larger than {limit}", "action")
+    if prediction.resize_refused is None:
+        size = prediction.smallest_capacity
+        yield Line(f"    -> get() before join(), or pipecap.resize(queue, {size}) right after making it", "action")
     else:
-        yield Line(f"    -> get() before join(), or pipecap.resize(queue, {needs}) right after making it", "action")
+        yield Line(f"    -> get() before join(): no pipe here gets that large ({prediction.resize_refused})", "action")

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 from pipecap.cli.endpoint import add_quiet_and_check, add_targets, each_opened
-from pipecap.cli.render import Table, answer
+from pipecap.cli.render import Line, Table, answer
 from pipecap.cli.trouble import Failure
 from pipecap.kernel import pipes
 from pipecap.kernel.pipes import PipeState
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.targets or ["stdin"], lambda target, fd: NamedState(target, pipes.state(fd)), arguments
     )
     found = States(tuple(done), tuple(failed))
-    answer("get", found.to_dict(), [_table(found)] if done else [], as_json=arguments.json)
+    answer("get", found.to_dict(), [_table(found), *_unknown(found)] if done else [], as_json=arguments.json)
     return 1 if failed else 0
 
 
@@ -54,3 +54,11 @@ def _table(found: States) -> Table:
             for pipe in found.pipes
         ],
     )
+
+
+def _unknown(found: States) -> list[Line]:
+    return [
+        Line(f"  {pipe.target}: {field} is unknown: {why}")
+        for pipe in found.pipes
+        for field, why in pipe.state.unknown.items()
+    ]

@@ -30,7 +30,7 @@ def _blocks(found: HostReport) -> Iterator[Block]:
         f" · uid {found.uid} · pages of {page:,} bytes"
     )
     yield Line()
-    yield Line("What each kind of queue gets here, in bytes", "heading")
+    yield Line(f"What each kind of queue gets here, in bytes, by writes of {page:,}", "heading")
     yield Table(
         ("kind", "start methods", ">nominal", ">measured", ""),
         [row for group in _groups(found.queues) for row in [_queue_row(group)]],

@@ -13,6 +13,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipecap.cli.trouble import printable
+
 TYPE_CHECKING = False  # typing takes 2 ms to load
 if TYPE_CHECKING:
     from typing import TextIO
@@ -60,7 +62,7 @@ def show(blocks: Sequence[Block], stream: TextIO) -> None:
         return
     for block in blocks:
         for line in _plain_table(block) if isinstance(block, Table) else _wrapped(block, WIDTH):
-            stream.write(_encodable(line, stream).rstrip() + "\n")
+            stream.write(printable(_encodable(line, stream)).rstrip() + "\n")
 
 
 def bar(share: float, width: int = 20) -> str:
@@ -105,7 +107,7 @@ def _show_rich(blocks: Sequence[Block], stream: TextIO) -> None:
             right = column.startswith(">")
             table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
         for row in block.rows:
-            table.add_row("", *(rich.text.Text(text) for text in row))
+            table.add_row("", *(rich.text.Text(printable(text)) for text in row))
         console.print(table)
 
 

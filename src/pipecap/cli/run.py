@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 
 from pipecap.cli import set as set_command
 from pipecap.cli.endpoint import size_argument
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Set, then exec: no process of ours stays, and the exit status is the command's.
+    """Set, say so on stderr, then exec: no process of ours stays, and the exit status is the command's.
 
     A refusal is a warning, as the command works with a smaller pipe, too; with --check it is the end, status 1.
     """
@@ -35,8 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         say("run needs a command after --, as in: pipecap run 1M -- CMD")
         return 2
     found = _resize(arguments)
-    if arguments.json:
-        document("set", found.to_dict(), sys.stderr)  # stdout belongs to the command
+    _tell(found, arguments)
     if arguments.check and found.failed:
         return 1
     return _exec(arguments.command)
@@ -53,9 +53,19 @@ def _resize(arguments: argparse.Namespace) -> Resizes:
     return resize_each(targets, size, arguments)
 
 
+def _tell(found: Resizes, arguments: argparse.Namespace) -> None:
+    """Say what was changed, on stderr, for stdout is the command's; that nobody can be told must not stop it."""
+    if arguments.json:
+        with suppress(OSError):
+            document("set", found.to_dict(), sys.stderr)
+    elif not arguments.quiet:
+        for pipe in found.pipes:
+            say(f"{pipe.target}: {pipe.before:,} -> {pipe.capacity:,} bytes")
+
+
 def _exec(command: list[str]) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     # The interpreter ignores these for itself; the command shall find them as a shell would hand them over.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Set each target in turn; status 1 if any was refused."""
+    """Set each target in turn; status 1 if any was refused. Where stdout is a target, stderr has the answer."""
     targets = arguments.targets or ["stdout"]
     found = resize_each(targets, size_argument(arguments.size), arguments)
     # An answer must not become data of the very pipe it tells about.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipecap.errors import PipecapError, ResizeRefused
@@ -28,8 +29,14 @@ def complain(error: PipecapError, *, about: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """Print one line on stderr, in the command's name."""
-    print("pipecap:", " ".join(text.split()), file=sys.stderr)  # noqa: T201 -- the command line's own voice
+    """Print one line on stderr, in the command's name; a stderr that cannot be written must not stop a command."""
+    with suppress(OSError):
+        sys.stderr.write(printable(f"pipecap: {' '.join(text.split())}") + "\n")
+
+
+def printable(text: str) -> str:
+    """Show control characters, such as a terminal's in the name of a file, instead of sending them."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def failure(target: str, error: PipecapError) -> Failure:

@@ -125,9 +125,10 @@ def limits(*, proc: str = "/proc") -> HostLimits:
 def headroom() -> Headroom:
     """Measure how many pages this user's pipes may still take before the quota refuses growth.
 
-    Grows scratch pipes until the kernel says no, then gives all back, in one native call of at most about 5 ms: while
-    it lasts, other processes of the user find the quota used up. A call that ran out of time is repeated a few times.
-    Takes nothing at all for who is exempt. Raises Unsupported on a build without F_SETPIPE_SZ.
+    Grows scratch pipes until the kernel says no, then gives all back, in one native call of at most about 5 ms. While
+    it lasts, pipe-max-size is free for other processes of the user, but for some microseconds in which nothing is: a
+    pipe that one of them makes just then gets two pages. A call that ran out of time is repeated a few times. Takes
+    nothing at all for who is exempt. Raises Unsupported on a build without F_SETPIPE_SZ.
     """
     if not lib.pipecap_has_pipe_size():
         raise Unsupported("pipes have no quota here", hint=NO_PIPE_SIZE_HINT)
@@ -207,9 +208,15 @@ def refusal(number: int, requested: int, *, capacity: int, maker: int | None, ho
             value=host.pipe_max_size,
             hint=f"as root: sysctl fs.pipe-max-size={rounded}; or best effort takes what there is",
         )
+    if host.pipe_max_size is None and not host.exempt_from_max_size:
+        return refused(
+            "unknown",
+            f"above fs.pipe-max-size or over the quota; which, is not to be seen ({host.unknown.get('pipe_max_size')})",
+            hint="best effort takes what there is",
+        )
     limit, value = _binding_quota(host)
     who = "who opened this FIFO first" if maker is None else f"uid {maker}, as this one was,"
-    pages = "few" if value is None else f"{value:,}"
+    pages = "no more" if value is None else f"no more than {value:,}"
     return refused(
         "quota",
         f"all pipes made by {who} may hold {pages} pages"

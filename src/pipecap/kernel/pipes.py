@@ -17,7 +17,7 @@ from pipecap._native import lib
 from pipecap.errors import NotAPipe, ResizeRefused, Unsupported
 from pipecap.kernel.limits import NO_PIPE_SIZE_HINT, PAGE_SIZE, limits, refusal
 from pipecap.kernel.sizes import parse_size
-from pipecap.kernel.slots import round_capacity
+from pipecap.kernel.slots import LARGEST_PIPE, round_capacity
 from pipecap.results import Result
 
 _LARGEST_FD = 2**31 - 1
@@ -46,7 +46,7 @@ class PipeState(Result):
 def check_pipe(fd: int) -> os.stat_result:
     """Make sure that `fd` is an open pipe or FIFO of this process; NotAPipe tells what else it is."""
     if not 0 <= fd <= _LARGEST_FD:
-        raise NotAPipe(f"fd {fd}", "is no descriptor", hint="descriptors are small non-negative integers")
+        raise NotAPipe("this number", "is no descriptor", hint="descriptors are small non-negative integers")
     try:
         status = os.fstat(fd)
     except OSError as error:
@@ -202,7 +202,7 @@ def _refused(fd: int, number: int, requested: int, before: int) -> ResizeRefused
 
 
 def _grow_as_far_as_granted(fd: int, requested: int, before: int) -> int:
-    wanted = round_capacity(requested, PAGE_SIZE)
+    wanted = round_capacity(min(requested, LARGEST_PIPE), PAGE_SIZE)
     if wanted is None:
         raise _refused(fd, errno.EINVAL, requested, before)
     while wanted > before:

@@ -7,7 +7,9 @@ import re
 
 from pipecap.errors import InvalidSize
 
-_TEXT = re.compile(r"\s*(?:(0[xX][0-9a-fA-F]+)|([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(iB|B)?|B)?)\s*", re.IGNORECASE)
+_TEXT = re.compile(
+    r"\s*(?:(0[xX][0-9a-fA-F]{1,30})|([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?:([KMGT])(iB|B)?|B)?)\s*", re.IGNORECASE
+)
 _POWER = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipecap.errors import AccessDenied, NotAPipe, ProcessGone
+from pipecap.errors import AccessDenied, NotAPipe, ProcessGone, Unsupported
 from pipecap.results import Result
 
 
@@ -23,32 +23,50 @@ class Holder(Result):
 def open_path(pid: int, fd: int, *, proc: str = "/proc") -> int:
     """Give an O_PATH descriptor for fd `fd` of process `pid`; it counts neither as reader nor as writer.
 
-    Raises ProcessGone, AccessDenied, NotAPipe for an fd that is not open.
+    Raises ProcessGone, AccessDenied, NotAPipe for an fd that is not open, Unsupported where procfs is missing.
     """
     try:
         return os.open(f"{proc}/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
     except PermissionError:
         raise AccessDenied(f"fd {fd} of process {pid} may not be looked at") from None
     except FileNotFoundError:
-        if not os.path.exists(f"{proc}/{pid}"):
+        _require_procfs(proc)
+        if _has_ended(pid, proc):
             raise ProcessGone(pid) from None
-        raise NotAPipe(
-            f"fd {fd} of process {pid}", "is not open", hint=f"what is open: ls -l {proc}/{pid}/fd"
-        ) from None
+        hint = f"what is open: ls -l {proc}/{pid}/fd"
+        raise NotAPipe(f"fd {fd} of process {pid}", "is not open", hint=hint) from None
 
 
-def holders(device: int, inode: int, *, proc: str = "/proc") -> tuple[list[Holder], int]:
-    """Find who holds the file of that device and inode open; also how many processes could not be looked into."""
+def holders(device: int, inode: int, *, proc: str = "/proc") -> tuple[list[Holder], list[int]]:
+    """Find who holds the file of that device and inode open; also the processes that could not be looked into.
+
+    Raises Unsupported where procfs is missing.
+    """
+    _require_procfs(proc)
     found: list[Holder] = []
-    closed = 0
+    closed: list[int] = []
     for pid in _pids(proc):
         try:
             found.extend(_holding(pid, device, inode, proc))
         except PermissionError:
-            closed += 1
+            closed.append(pid)
         except FileNotFoundError:
             continue  # it ended
     return found, closed
+
+
+def _require_procfs(proc: str) -> None:
+    if not os.path.exists(f"{proc}/self"):
+        raise Unsupported(f"{proc} shows no processes", hint="mount procfs there: mount -t proc proc /proc")
+
+
+def _has_ended(pid: int, proc: str) -> bool:
+    """Whether a process is gone, or a zombie: ended, its descriptors closed, and only its status left."""
+    try:
+        with open(f"{proc}/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def _pids(proc: str) -> Iterator[int]:
