@@ -140,7 +140,7 @@ int pipecap_full(int fd)
 /* What most probes write: a page fault for each page of a fresh mapping would cost more than the writes. */
 static const char small_zeros[65536];
 
-/* The fill loop proper. A write that was cut short took the last slot, so the next one could take nothing. */
+/* The fill loop proper. It ends where a blocking writer would sleep: with the first write not taken whole. */
 static int fill(int fd, const char *zeros, const size_t *sizes, size_t count, struct pipecap_fill *result)
 {
     for (size_t next = 0;; next = (next + 1) % count) {
@@ -215,15 +215,24 @@ static int set_pages(struct scratch *pipe, uint32_t pages)
     return 0;
 }
 
+/* Close-on-exec from the start: another thread may exec at any moment. */
+static int scratch_ends(int ends[2])
+{
+#ifdef __linux__
+    return pipe2(ends, O_CLOEXEC);
+#else
+    return pipe(ends);
+#endif
+}
+
 static int open_scratch(struct scratch *scratch)
 {
     int ends[2], error;
 
-    if (pipe(ends) == -1)
+    if (scratch_ends(ends) == -1)
         return -errno;
     close(ends[0]);
     scratch->fd = ends[1];
-    fcntl(scratch->fd, F_SETFD, FD_CLOEXEC);
     error = set_pages(scratch, 1);
     if (error)
         close(scratch->fd);
@@ -242,7 +251,7 @@ static int add_pipe(struct hoard *hoard)
     int error;
 
     if (hoard->count == HEADROOM_PIPES)
-        return -EMFILE;
+        return -E2BIG;
     error = open_scratch(&hoard->pipes[hoard->count]);
     if (!error)
         hoard->count++;
@@ -287,7 +296,7 @@ static int take_rest(struct hoard *hoard, int count, uint32_t max_pages)
     int next = 0;
 
     for (uint32_t pages = max_pages / 2; pages > 1;) {
-        int error = next < count ? set_pages(&hoard->pipes[next], pages) : -ENFILE;
+        int error = next < count ? set_pages(&hoard->pipes[next], pages) : -EAGAIN;
 
         if (!error)
             next++;
@@ -308,16 +317,35 @@ static uint64_t held_pages(const struct hoard *hoard)
     return pages;
 }
 
-/* No pipe could grow, so some of our single pages may be beyond the soft quota, which never refuses a new pipe: close
- * one after the other until a pipe can grow by one page. */
+/* Pages held that are within the quota. A new pipe is never refused by the soft quota, so the last single pages may be
+ * beyond it: close such pipes until one that was shrunk can be grown back. Where no pipe could grow at all, until one
+ * can: it takes two pages then. A single page that is left is no use to anybody, and counts as none. */
 static uint64_t pages_within_quota(struct hoard *hoard)
 {
-    while (hoard->count > 1) {
-        close(hoard->pipes[--hoard->count].fd);
-        if (set_pages(&hoard->pipes[0], 2) == 0)
-            return held_pages(hoard);
+    struct scratch *gauge = &hoard->pipes[0];
+    uint32_t pages = gauge->pages > 1 ? gauge->pages : 2;
+
+    for (int i = 0; i < hoard->count; i++) {
+        if (hoard->pipes[i].pages > gauge->pages)
+            gauge = &hoard->pipes[i];
     }
-    return 0;
+    if (gauge->pages > 1) {
+        pages = gauge->pages;
+        set_pages(gauge, pages / 2);
+    }
+    while (set_pages(gauge, pages) != 0) {
+        int i = hoard->count - 1;
+
+        while (i >= 0 && (hoard->pipes[i].pages > 1 || &hoard->pipes[i] == gauge))
+            i--;
+        if (i < 0)
+            return 0;
+        close(hoard->pipes[i].fd);
+        hoard->pipes[i] = hoard->pipes[--hoard->count];
+        if (gauge == &hoard->pipes[hoard->count])
+            gauge = &hoard->pipes[i];
+    }
+    return held_pages(hoard);
 }
 
 static int take_all(struct hoard *hoard, uint32_t max_pages, uint64_t deadline)
@@ -330,7 +358,8 @@ static int take_all(struct hoard *hoard, uint32_t max_pages, uint64_t deadline)
         if (error)
             return error;
     }
-    error = take_pieces(hoard, max_pages, deadline);
+    while ((error = take_pieces(hoard, max_pages, deadline)) == -ENOMEM && max_pages > 2)
+        max_pages /= 2; /* one allocation holds all slots of a pipe, so a very large pipe is not to be had */
     /* ENFILE: over the hard quota, a new pipe is refused while the old ones may still grow by less than its 16 pages. */
     return error == -EPERM || error == -ENFILE ? take_rest(hoard, spare, max_pages) : error;
 }
@@ -349,9 +378,7 @@ int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_he
     error = take_all(&hoard, max_pages, start + deadline_ns);
     result->stopped_by = -error;
     result->exact = !error;
-    result->pages = held_pages(&hoard);
-    if (!error && result->pages == (uint64_t)hoard.count)
-        result->pages = pages_within_quota(&hoard);
+    result->pages = error ? held_pages(&hoard) : pages_within_quota(&hoard);
     while (hoard.count > 0)
         close(hoard.pipes[--hoard.count].fd);
     result->elapsed_ns = now_ns() - start;

@@ -36,7 +36,7 @@ int pipecap_fill(int fd, const size_t *sizes, size_t count, struct pipecap_fill 
 struct pipecap_headroom {
     uint64_t pages;      /* pages granted and given back */
     int exact;           /* 1: the quota refused the next page; 0: stopped earlier, pages is a lower bound */
-    int stopped_by;      /* errno that ended an inexact run: ETIME (deadline), EMFILE, ENFILE (hard quota), ... */
+    int stopped_by;      /* why not exact: ETIME (deadline), EAGAIN (others gave pages back), E2BIG, EMFILE, ... */
     uint64_t elapsed_ns; /* from the first page taken to the last one given back */
 };
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from dataclasses import dataclass
 
 from pipecap._native import ffi, lib
@@ -28,6 +29,11 @@ _INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 _HEADROOM_DEADLINE_NS = 4_000_000
 # On a busy host a run may be put aside until its deadline has passed; the next one seldom is.
 _HEADROOM_ATTEMPTS = 5
+
+
+# A child forked by another thread while the quota is taken would keep it for as long as it lives.
+_no_fork = threading.Lock()
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class HostLimits(Result):
 
 @dataclass(frozen=True, slots=True)
 class Headroom(Result):
-    """Pages this user's pipes may still take.
+    """Pages this user's pipes may still take; a single one, with which no pipe can grow, counts as none.
 
     `pages` is None for who is `exempt` (a privilege, or no quota set: `reason` says which) and where it could not be
     measured. With `exact` false it is a lower bound, `reason` says what stopped the count. `elapsed_ns` is how long the
@@ -143,8 +149,9 @@ def headroom() -> Headroom:
         return _unmeasured("fs.pipe-max-size lets no pipe grow")
     found = ffi.new("struct pipecap_headroom *")
     for _ in range(_HEADROOM_ATTEMPTS):
-        error = lib.pipecap_headroom(largest // PAGE_SIZE, _HEADROOM_DEADLINE_NS, found)
-        if error or found.stopped_by != errno.ETIME:
+        with _no_fork:
+            error = lib.pipecap_headroom(largest // PAGE_SIZE, _HEADROOM_DEADLINE_NS, found)
+        if error or found.stopped_by not in (errno.ETIME, errno.EAGAIN):
             break
     if error:
         return _unmeasured(os.strerror(-error))
@@ -163,8 +170,9 @@ def _unmeasured(reason: str) -> Headroom:
 
 _STOPPED_BY = {
     errno.ETIME: "stopped at its time limit",
+    errno.EAGAIN: "other processes gave pages back meanwhile",
+    errno.E2BIG: "stopped at 256 scratch pipes",
     errno.EMFILE: "out of descriptors for scratch pipes",
-    errno.ENFILE: "no new pipe is to be had: the hard quota or fs.file-max",
 }
 
 
@@ -213,6 +221,13 @@ def refusal(number: int, requested: int, *, capacity: int, maker: int | None, ho
             "unknown",
             f"above fs.pipe-max-size or over the quota; which, is not to be seen ({host.unknown.get('pipe_max_size')})",
             hint="best effort takes what there is",
+        )
+    no_quota = host.exempt_from_quota or (host.user_pages_soft == 0 and host.user_pages_hard == 0)
+    if no_quota or rounded <= capacity:
+        return refused(
+            "unsupported",
+            "no limit of pipes explains it, so a security policy forbids it (seccomp, an LSM, a sandbox)",
+            hint="look at the policy of the container or service",
         )
     limit, value = _binding_quota(host)
     who = "who opened this FIFO first" if maker is None else f"uid {maker}, as this one was,"
