@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+from unittest import SkipTest
 
 Result = TypeVar("Result")
 
@@ -28,7 +29,9 @@ _PR_CAP_AMBIENT_RAISE = 2
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_unused_uids = itertools.count(2_000_000_000 + 1000 * os.getpid())
+# PIDs end at 4,194,304, uids at 2**32 - 2.
+_unused_uids = itertools.count(1_000_000_000 + 500 * os.getpid())
+DESCRIPTORS = 1500
 
 
 def is_root() -> bool:
@@ -52,14 +55,19 @@ def unused_uid() -> int:
 def become_unprivileged(uid: int | None = None, *, keep: int = 0) -> None:
     """Become an ordinary user for good; `keep` is a mask of capabilities to keep, also over exec."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < DESCRIPTORS:
+        raise SkipTest(f"takes {DESCRIPTORS:,} descriptors to use up the quota; `ulimit -Hn` allows {hard:,}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     if not is_root():
         return
     uid = unused_uid() if uid is None else uid
     _prctl(_PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise SkipTest(f"this user namespace has no other user: {error}") from None
     set_capabilities(keep)
     for capability in range(41):
         if keep >> capability & 1:

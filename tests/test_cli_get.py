@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from conftest import needs_root
 from privilege import CAP_DAC_READ_SEARCH, become_unprivileged, in_child
 
 import pipecap
+from pipecap.cli import endpoint
+from pipecap.kernel import pipes
 from pipecap.live import procfs
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -155,6 +158,26 @@ def test_another_users_process_is_denied_with_the_privilege_that_helps() -> None
 
     answer = in_child(look, become=lambda: become_unprivileged(keep=1 << CAP_DAC_READ_SEARCH))
     assert_one_line_of_trouble(answer, 1, "may not be looked at", "CAP_SYS_PTRACE")
+
+
+def test_a_strangers_pipe_is_opened_in_the_way_others_notice_least(pipe: tuple[int, int], fifo: Path) -> None:
+    with endpoint.opened(f"{os.getpid()}:{pipe[0]}") as fd:
+        assert fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_NONBLOCK) == os.O_WRONLY | os.O_NONBLOCK
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with endpoint.opened(str(fifo)) as fd:
+            assert fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_NONBLOCK) == os.O_RDONLY | os.O_NONBLOCK
+    finally:
+        os.close(reader)
+
+
+def test_a_writer_nobody_reads_from_is_still_told_so(pipe: tuple[int, int]) -> None:
+    """EPIPE comes while `get` looks, too: a reader of ours would take in what then is lost."""
+    os.close(pipe[0])
+    with endpoint.opened(f"{os.getpid()}:{pipe[1]}") as fd:
+        assert pipes.state(fd).capacity == DEFAULT
+        with pytest.raises(BrokenPipeError):
+            os.write(pipe[1], b"x")
 
 
 def test_holders_are_found_with_what_they_hold(pipe: tuple[int, int]) -> None:

@@ -71,7 +71,15 @@ def test_a_terminal_of_80_columns_shows_the_same_words_uncut() -> None:
     assert shown == printed  # but for the numbers: what is left of the quota changes from one moment to the next
 
 
-@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb", "NO_COLOR": ""}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"NO_COLOR": "1"},
+        {"TERM": "dumb", "NO_COLOR": ""},
+        {"PYTHONIOENCODING": "ascii", "NO_COLOR": ""},
+        {"COLUMNS": "50", "NO_COLOR": ""},
+    ],
+)
 def test_no_colour_where_it_is_not_wanted(variables: dict[str, str]) -> None:
     assert "\x1b[" not in on_a_terminal(**variables)
 

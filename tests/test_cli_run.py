@@ -74,6 +74,21 @@ def test_a_directory_of_path_that_may_not_be_read_is_passed_over(tmp_path: Path)
     assert pipecap_command("run", "64K", "--", "no-such-command", env={**os.environ, "PATH": path}).returncode == 127
 
 
+def test_a_script_without_interpreter_line_is_run_by_the_shell(tmp_path: Path) -> None:
+    """As execvp(3), env(1) and every shell do it."""
+    script = tmp_path / "script"
+    script.write_text('echo "$0 $1"; exit 5\n')
+    script.chmod(0o755)
+    answer = pipecap_command("run", "64K", "--", str(script), "word")
+    assert (answer.returncode, answer.stdout) == (5, f"{script} word\n")
+
+
+def test_no_signal_is_left_ignored() -> None:
+    """The interpreter ignores SIGPIPE and SIGXFSZ for itself."""
+    ignored = pipecap_command("run", "64K", "--", "grep", "SigIgn", "/proc/self/status").stdout.split()[1]
+    assert int(ignored, 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0
+
+
 def test_the_command_finds_sigpipe_as_a_shell_would_hand_it_over() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from commands import assert_one_line_of_trouble, pipecap_command, pipecap_json
+from commands import PIPECAP, assert_one_line_of_trouble, pipecap_command, pipecap_json
 from scenes import PUT_AND_EXIT, scene, wait_until_blocked_on_a_full_pipe
 
 import pipecap
@@ -34,6 +35,20 @@ def test_stdout_is_the_default_and_gets_no_byte_of_the_answer(pipe: tuple[int, i
     answer = pipecap_command("set", "128K", stdout=pipe[1])
     assert (answer.returncode, pipecap.capacity(pipe), pipecap.unread(pipe)) == (0, 131072, 0)
     assert "131,072" in answer.stderr
+
+
+@pytest.mark.parametrize("name", ["stdout", "1", "01", "/dev/stdout", "/proc/self/fd/1", "3", "stdin"])
+def test_stdout_by_any_name_gets_no_byte_of_the_answer(name: str, pipe: tuple[int, int]) -> None:
+    command = " ".join(f"'{word}'" for word in [*PIPECAP, "set", "128K", name])
+    answer = subprocess.run(["sh", "-c", f"{command} 3>&1 <&1"], stdout=pipe[1], stderr=subprocess.PIPE, check=False)
+    assert (answer.returncode, pipecap.capacity(pipe), pipecap.unread(pipe)) == (0, 131072, 0)
+    assert b"131,072" in answer.stderr
+
+
+def test_json_shares_its_stream_with_no_warning(pipe: tuple[int, int]) -> None:
+    answer = pipecap_command("set", "--json", "128K", "/", "stdout", stdout=pipe[1])
+    assert answer.returncode == 1
+    assert [row["target"] for row in json.loads(answer.stderr)["failed"]] == ["/"]
 
 
 def test_a_refusal_is_one_line_with_the_limit_and_changes_nothing(pipe: tuple[int, int]) -> None:

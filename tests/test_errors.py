@@ -83,5 +83,19 @@ def test_refusal_carries_the_errno_the_kernel_gave(reason: str, number: int) -> 
     assert errors.ResizeRefused(reason, "why", requested=1).errno == number
 
 
+def test_notes_survive_pickling() -> None:
+    error = errors.Unsupported("no", hint="h")
+    error.add_note("and one thing more")
+    assert pickle.loads(pickle.dumps(error)).__notes__ == ["hint: h", "and one thing more"]
+
+
+def test_a_size_that_cannot_be_shown_is_no_trouble() -> None:
+    class Secretive:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    assert "a Secretive" in str(errors.InvalidSize(Secretive(), "no number"))
+
+
 def test_what_a_bad_size_was_is_shown_short() -> None:
     assert len(str(errors.InvalidSize("9" * 10_000, "too long"))) < 200

@@ -78,8 +78,8 @@ def test_the_fill_probe_does_not_run_for_ever_into_what_never_fills() -> None:
         os.close(fd)
 
 
-def test_the_fill_probe_gives_up_where_somebody_reads() -> None:
-    """A reader that keeps up would make it endless: above 2 GiB it is no scratch pipe."""
+def test_the_fill_probe_ends_though_somebody_reads() -> None:
+    """It outruns the reader, or gives up above 2 GiB: that is no scratch pipe."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -89,8 +89,8 @@ def test_the_fill_probe_gives_up_where_somebody_reads() -> None:
         error, accepted, _, _ = fill(ours.fileno(), 64)
         ours.shutdown(socket.SHUT_RDWR)
         reader.join()
-    assert error in (0, -errno.EFBIG)  # it may well outrun the reader
-    assert accepted > 0
+    assert error in (0, -errno.EFBIG)
+    assert 0 < accepted <= 2**31 + 64
 
 
 def _read_all(end: socket.socket) -> None:

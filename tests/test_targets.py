@@ -67,6 +67,29 @@ def test_queues_of_forks(package: str, kind: str) -> None:
         assert pipecap.unread(target) == 7
 
 
+def test_torchs_own_queue_wraps_its_connections() -> None:
+    torch = pytest.importorskip("torch.multiprocessing.queue", reason="torch is not installed")
+    with made(lambda: torch.Queue(ctx=multiprocessing.get_context("fork"))) as target:
+        assert pipecap.resize(target, "128K") == pipecap.capacity(target) == 131072
+
+
+POOL = """
+import sys, importlib, pipecap
+with importlib.import_module(sys.argv[1]).get_context("fork").Pool(1) as pool:
+    assert list(pipecap.pipes_of(pool)) == ["task queue", "result queue"]
+    assert pipecap.resize(pool, "128K") == 131072
+    assert pool.map(abs, [-1]) == [1]
+    pool.terminate()
+    pool.join()
+"""
+
+
+@pytest.mark.parametrize("package", ["billiard", "multiprocess"])
+def test_pools_of_forks(package: str) -> None:
+    """In a program of their own: billiard's keeps a file open."""
+    subprocess.run([sys.executable, "-c", POOL, package], check=True, timeout=30)
+
+
 @pytest.mark.parametrize("package", ["multiprocessing", "billiard", "multiprocess"])
 def test_one_way_pipes_and_their_connections(package: str) -> None:
     module = importlib.import_module(package)
@@ -174,6 +197,15 @@ class Strange:
         return "three"
 
 
+class Failing:
+    def fileno(self) -> int:
+        raise RuntimeError("no")
+
+    @property
+    def _inqueue(self) -> object:
+        raise RuntimeError("no")
+
+
 def popen() -> subprocess.Popen[bytes]:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
@@ -189,7 +221,9 @@ def popen() -> subprocess.Popen[bytes]:
         (popen, "its .stdin, .stdout or .stderr"),
         (io.BytesIO, "lives in memory"),
         (object, "pipes_of"),
-        (Strange, "pipes_of"),
+        (Strange, ""),
+        (Failing, ""),
+        (lambda: socket.socket, ""),
         (lambda: None, "pipes_of"),
         (lambda: "7", "pipes_of"),
         (lambda: 1.0, "pipes_of"),

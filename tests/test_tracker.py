@@ -99,3 +99,59 @@ def test_a_forked_tracker_removes_the_semaphores_of_a_killed_process() -> None:
     while semaphore.exists() and time.monotonic() < end:
         time.sleep(0.01)
     assert not semaphore.exists()
+
+
+CHILDREN_REAPED_BY_THE_KERNEL = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+import pipecap
+from pipecap.cli import main
+assert pipecap.report().queues[-1].accepted
+assert main([]) == 0
+"""
+
+
+def test_an_ignored_sigchld_is_no_trouble() -> None:
+    run(CHILDREN_REAPED_BY_THE_KERNEL)
+
+
+WITH_ONE_RUNNING = """
+import multiprocessing
+from multiprocessing import resource_tracker
+from pipecap.cli import main
+lock = multiprocessing.get_context("spawn").Lock()
+pid = resource_tracker._resource_tracker._pid
+assert main([]) == 0
+assert resource_tracker._resource_tracker._pid == pid
+"""
+
+
+def test_the_command_line_uses_a_tracker_that_is_running() -> None:
+    run(WITH_ONE_RUNNING)
+
+
+def test_what_was_printed_before_is_printed_once() -> None:
+    program = "print('ONCE'); from pipecap.cli import main; main([])"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment, check=True
+    )
+    assert answer.stdout.count("ONCE") == 1
+
+
+FORKS_MEANWHILE = """
+import os, signal, time
+from pipecap import tracker
+with tracker.resource_tracker_as_it_was():
+    child = os.fork()  # holds a copy of the tracker's pipe for as long as it lives
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+"""
+
+
+def test_a_child_that_holds_the_trackers_pipe_does_not_hang_us() -> None:
+    """ResourceTracker._stop() would wait for that child to end; we wait a second."""
+    run(FORKS_MEANWHILE)

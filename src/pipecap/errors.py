@@ -33,7 +33,7 @@ class PipecapError(Exception):
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), *self._call)
+        return _rebuild, (type(self), *self._call), {"__notes__": [*getattr(self, "__notes__", [])]}
 
 
 def _rebuild(cls: type[PipecapError], args: tuple[object, ...], facts: dict[str, object]) -> PipecapError:
@@ -169,7 +169,10 @@ class _Shown(str):
 def _short(value: object, longest: int = 60) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an int of {value.bit_length():,} bits"  # CPython refuses to write out the largest
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # its own code
+        text = f"a {type(value).__name__}"
     return text if len(text) <= longest else f"{text[:longest]}... ({type(value).__name__})"
 
 

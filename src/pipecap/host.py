@@ -15,7 +15,7 @@ from pipecap.kernel import pipes, probe
 from pipecap.kernel.fit import Fit, fit
 from pipecap.kernel.limits import PAGE_SIZE, Headroom, HostLimits
 from pipecap.results import Result
-from pipecap.targets import pipes_of
+from pipecap.targets import close_ends, pipes_of
 from pipecap.tracker import resource_tracker_as_it_was
 from pipecap.verdict import Advice, advise
 from pipecap.version import VERSION
@@ -158,8 +158,11 @@ def _throwaway(make: Callable[[], Any]) -> Iterator[Any]:
     try:
         yield queue
     finally:
-        for end in queue if isinstance(queue, tuple) else (queue._reader, queue._writer):
-            end.close()
+        if isinstance(queue, tuple):
+            for end in queue:
+                end.close()
+        else:
+            close_ends(queue)
 
 
 def _nominal(fd: int, unknown: dict[str, str]) -> int | None:

@@ -11,5 +11,5 @@ class Result:
     __slots__ = ()
 
     def to_dict(self) -> dict[str, object]:
-        """Give the facts as dicts, lists, strings, numbers, booleans and None: ready for JSON."""
+        """Give the facts as dicts, tuples, strings, numbers, booleans and None: ready for JSON."""
         return asdict(self)  # type: ignore[call-overload, no-any-return] # every subclass is a dataclass

@@ -32,7 +32,7 @@ def pipes_of(target: object) -> Mapping[str, int]:
     if isinstance(target, tuple | list):
         return _pair(target)
     for parts in _PARTS:
-        if all(hasattr(target, attribute) for attribute, _ in parts):
+        if all(_has(target, attribute) for attribute, _ in parts):
             return {name: _part(target, attribute, name) for attribute, name in parts}
     fd = _descriptor(target)
     return {_name(target): fd}
@@ -72,7 +72,8 @@ def resize(target: object, size: int | str, *, best_effort: bool = False) -> int
     """Set every pipe of the target to `size` bytes; give the capacity granted, of several pipes the smallest.
 
     `size` is rounded up to a power of two and at least a page. With `best_effort` each pipe takes the largest size the
-    kernel grants and none is ever made smaller. Without it a refusal leaves all pipes as they were.
+    kernel grants and none is ever made smaller. Without it a refusal leaves all pipes as they were; should one of them
+    not be granted its old size again, over the quota, a note of the error says so.
 
     Raises NotAPipe, InvalidSize, Unsupported and ResizeRefused, whose `.reason` is "max-size", "quota", "busy",
     "invalid", "memory" or "unsupported". Source: fcntl(2), F_SETPIPE_SZ.
@@ -103,12 +104,13 @@ def _pair(ends: tuple[object, ...] | list[object]) -> Mapping[str, int]:
     """Give the pipes under the pair from Pipe(), or any ends: a pipe once, whichever of its ends are there."""
     if not ends:
         raise NotAPipe("an empty sequence", "has no pipe in it")
-    found: dict[int, tuple[str, int]] = {}
+    found: dict[tuple[int, int], tuple[str, int]] = {}
     for end in ends:
         fd = _descriptor(end)
-        inode = pipes.check_pipe(fd).st_ino
-        if inode not in found or pipes.writable(fd):
-            found[inode] = _name(end), fd
+        status = pipes.check_pipe(fd)
+        pipe = status.st_dev, status.st_ino
+        if pipe not in found or pipes.writable(fd):
+            found[pipe] = _name(end), fd
     if len(found) == 1:
         ((_, fd),) = found.values()
         return {"pipe": fd}
@@ -126,14 +128,22 @@ def _descriptor(target: object) -> int:
     """Give one descriptor of a single pipe, checked."""
     if isinstance(target, int) and not isinstance(target, bool):
         fd = int(target)
-    elif hasattr(target, "_reader") and hasattr(target, "_writer"):
+    elif _has(target, "_reader") and _has(target, "_writer"):
         fd = _queue_descriptor(target)
-    elif hasattr(target, "fileno"):
+    elif _has(target, "fileno"):
         fd = _fileno(target)
     else:
         raise NotAPipe(f"a {_type(target)}", "holds no pipe", hint=_hint(target))
     pipes.check_pipe(fd)
     return fd
+
+
+def _has(target: object, attribute: str) -> bool:
+    """Whether a target has an attribute; one whose own code fails to tell has not."""
+    try:
+        return hasattr(target, attribute)
+    except Exception:
+        return False
 
 
 def _queue_descriptor(queue: object) -> int:
@@ -157,8 +167,8 @@ def _fileno(target: object) -> int:
         raise NotAPipe(
             f"a {_type(target)}", "has no descriptor", hint="it lives in memory: no pipe is under it"
         ) from None
-    except (OSError, ValueError) as error:
-        raise NotAPipe(f"this {_type(target)}", f"has no descriptor: {error}", hint="was it closed already?") from None
+    except Exception as error:  # closed: OSError or ValueError; else whatever the object's own code may raise
+        raise NotAPipe(f"this {_type(target)}", f"has no descriptor: {error}", hint="was it closed already?") from error
     if not isinstance(fd, int):
         raise NotAPipe(f"a {_type(target)}", f"has a fileno() that is no descriptor but a {_type(fd)}")
     return fd
@@ -167,7 +177,7 @@ def _fileno(target: object) -> int:
 def _name(target: object) -> str:
     if isinstance(target, int):
         return f"fd {int(target)}"
-    if hasattr(target, "_reader"):
+    if _has(target, "_reader"):
         return "queue"
     return "connection" if _type(target).endswith("Connection") else _type(target)
 
@@ -190,3 +200,9 @@ def _hint(target: object) -> str:
     if module == "_queue":
         module = "queue"
     return _HINTS.get(module) or _HINTS.get(module.partition(".")[0]) or "see pipecap.pipes_of() for what is a target"
+
+
+def close_ends(queue: object) -> None:
+    """Close both ends of a queue of ours, at once: its own close() leaves the write end to the garbage collector."""
+    for attribute in ("_reader", "_writer"):
+        getattr(queue, attribute).close()

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from pipecap.cli.trouble import complain, say
 from pipecap.errors import InvalidSize, PipecapError
@@ -48,6 +49,15 @@ def _guarded(arguments: list[str]) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line for a usage error, as for all trouble."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where help is; status 2."""
+        say(f"{message} (see {self.prog} --help)")
+        self.exit(2)
+
+
 def _replace_closed_streams() -> None:
     """Give what was started without stdout or stderr (`>&-`) somewhere to write, but not under its number."""
     for name in ("stdout", "stderr"):
@@ -82,7 +92,7 @@ def _main(arguments: list[str]) -> int:
     if command_line is not None and name != "run":
         _overview().error("only `run` takes a command after --")
     command = import_module(f"pipecap.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"pipecap {name}", description=command.__doc__)
+    parser = _Parser(prog=f"pipecap {name}", description=command.__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     command.add_arguments(parser)
     parsed = parser.parse_intermixed_args(options)
@@ -104,7 +114,7 @@ def _overview() -> argparse.ArgumentParser:
     summaries = "".join(
         f"  {name:8}{(import_module(f'pipecap.cli.{name}').__doc__ or '').partition(chr(10))[0]}\n" for name in COMMANDS
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pipecap",
         usage="pipecap [COMMAND] [--json] ...",
         description=f"Measure, explain and size the pipes under multiprocessing queues.\n\ncommands:\n{summaries}",

@@ -1,7 +1,9 @@
 """TARGET on the command line: a word or number for our own descriptor, PID:FD, or the path of a FIFO.
 
-Somebody else's pipe is opened O_RDONLY|O_NONBLOCK for as long as the command looks at it, after O_PATH has shown that
-it is a pipe: no device is ever opened, and no FIFO waited for.
+Somebody else's pipe is opened O_NONBLOCK for as long as the command looks at it, after O_PATH has shown that it is one:
+no device is ever opened, and no FIFO waited for. It is done in the way that others notice least. A pipe is opened for
+writing, which at most delays an end of file: one more reader would swallow what a writer should learn nobody reads. A
+FIFO is opened for reading, and only while it has a reader.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ def add_targets(parser: argparse.ArgumentParser, default: str) -> None:
         "targets",
         metavar="TARGET",
         nargs="*",
+        default=[],
         help=f"stdin, stdout, stderr, a descriptor number, PID:FD, or a path (default: {default})",
     )
 
@@ -37,7 +40,7 @@ def add_targets(parser: argparse.ArgumentParser, default: str) -> None:
 def add_quiet_and_check(parser: argparse.ArgumentParser) -> None:
     """Declare how failures of single targets count."""
     parser.add_argument("-c", "--check", action="store_true", help="stop at the first target that fails")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no header, no warnings")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say less: no warnings")
 
 
 def size_argument(text: str) -> int:
@@ -50,9 +53,12 @@ def size_argument(text: str) -> int:
     return host.pipe_max_size
 
 
-def is_stdout(target: str) -> bool:
-    """Whether a target is the pipe our answers would go into."""
-    return target in ("stdout", "1", "/dev/stdout", "/proc/self/fd/1", f"{os.getpid()}:1")
+def is_stdout(fd: int) -> bool:
+    """Whether a descriptor is of the pipe our answers would go into."""
+    try:
+        return os.path.sameopenfile(fd, 1)
+    except OSError:
+        return False
 
 
 Done = TypeVar("Done")
@@ -70,8 +76,8 @@ def each_opened(
                 done.append(act(target, fd))
         except PipecapError as error:
             failed.append(failure(target, error))
-            if arguments.check or not arguments.quiet:
-                complain(error, about=target)
+            if not arguments.json and (arguments.check or not arguments.quiet):
+                complain(error, about=target)  # else it is in the answer
             if arguments.check:
                 break
     return done, failed
@@ -121,14 +127,16 @@ def _open_path(target: str) -> int:
 
 
 def _reopen(target: str, path: int) -> int:
-    """Open the pipe behind an O_PATH descriptor for reading, without waiting and without letting anybody else in."""
+    """Open the pipe behind an O_PATH descriptor, without waiting and without letting anybody else in."""
     status = os.fstat(path)
     if not stat.S_ISFIFO(status.st_mode):
         raise NotAPipe(target, "is no pipe or FIFO")
+    mode = os.O_WRONLY
     if not pipes.is_anonymous(path):
         _require_reader(target, status)
+        mode = os.O_RDONLY
     try:
-        return os.open(f"/proc/self/fd/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(f"/proc/self/fd/{path}", mode | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise Unsupported(f"{target}: no /proc to open it through", hint="mount procfs there") from None
     except PermissionError:

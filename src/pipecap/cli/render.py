@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -57,12 +58,19 @@ def document(name: str, data: Mapping[str, object], stream: TextIO) -> None:
 
 def show(blocks: Sequence[Block], stream: TextIO) -> None:
     """Print blocks, in colour on a terminal unless NO_COLOR is set."""
-    if stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+    if _takes_colour(stream):
         _show_rich(blocks, stream)
         return
     for block in blocks:
         for line in _plain_table(block) if isinstance(block, Table) else _wrapped(block, WIDTH):
             stream.write(printable(_encodable(line, stream)).rstrip() + "\n")
+
+
+def _takes_colour(stream: TextIO) -> bool:
+    """Whether stream is a terminal that takes colour and bars, and is wide enough for the tables."""
+    if not stream.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return False
+    return _encodable("█", stream) == "█" and shutil.get_terminal_size().columns >= 80
 
 
 def bar(share: float, width: int = 20) -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 from pipecap.cli import set as set_command
 from pipecap.cli.endpoint import size_argument
@@ -47,7 +48,7 @@ def _resize(arguments: argparse.Namespace) -> Resizes:
     try:
         size = size_argument(arguments.size)
     except Unsupported as error:  # max, where /proc/sys is not to be read
-        if arguments.check or not arguments.quiet:
+        if not arguments.json and (arguments.check or not arguments.quiet):
             complain(error)
         return Resizes((), tuple(failure(target, error) for target in targets))
     return resize_each(targets, size, arguments)
@@ -72,11 +73,21 @@ def _exec(command: list[str]) -> int:
     try:
         if not command[0]:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # execvp would try every directory of PATH
-        os.execvp(command[0], command)
+        _execvp(command)
     except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
         say(f"{command[0]}: {error.strerror if isinstance(error, OSError) else error}")
         absent = isinstance(error, FileNotFoundError | NotADirectoryError) or not _is_there(command[0])
         return NOT_FOUND if absent else NOT_EXECUTABLE
+
+
+def _execvp(command: list[str]) -> NoReturn:
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        # No `#!`: a script for the shell, says execvp(3); Python's own does not.
+        os.execv("/bin/sh", ["sh", shutil.which(command[0]) or command[0], *command[1:]])
 
 
 def _is_there(command: str) -> bool:

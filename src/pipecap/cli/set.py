@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from pipecap.cli.endpoint import add_quiet_and_check, add_targets, each_opened, is_stdout, size_argument
+from pipecap.cli.endpoint import add_quiet_and_check, add_targets, each_opened, is_stdout, opened, size_argument
 from pipecap.cli.render import Table, document, show
 from pipecap.cli.trouble import Failure
+from pipecap.errors import PipecapError
 from pipecap.kernel import pipes
 from pipecap.results import Result
 
@@ -44,14 +46,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Set each target in turn; status 1 if any was refused. Where stdout is a target, stderr has the answer."""
     targets = arguments.targets or ["stdout"]
-    found = resize_each(targets, size_argument(arguments.size), arguments)
+    size = size_argument(arguments.size)
     # An answer must not become data of the very pipe it tells about.
-    stream = sys.stderr if any(map(is_stdout, targets)) else sys.stdout
+    stream = sys.stderr if _any_is_stdout(targets) else sys.stdout
+    found = resize_each(targets, size, arguments)
     if arguments.json:
         document("set", found.to_dict(), stream)
     elif found.pipes and not arguments.quiet:
         show([_table(found)], stream)
     return 1 if found.failed else 0
+
+
+def _any_is_stdout(targets: Sequence[str]) -> bool:
+    for target in targets:
+        with suppress(PipecapError), opened(target) as fd:
+            if is_stdout(fd):
+                return True
+    return False
 
 
 def resize_each(targets: Sequence[str], size: int, arguments: argparse.Namespace) -> Resizes:

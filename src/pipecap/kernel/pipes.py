@@ -70,16 +70,18 @@ def _file_kind(mode: int) -> str:
 def capacity(fd: int) -> int:
     """Give the capacity in bytes; from either end. Raises NotAPipe, or Unsupported without F_GETPIPE_SZ."""
     size = lib.pipecap_capacity(fd) if 0 <= fd <= _LARGEST_FD else -errno.EBADF
-    if size >= 0:
-        return size
+    if size < 0:
+        raise _unsupported("capacity", fd, -size)
+    return size
+
+
+def _unsupported(what: str, fd: int, number: int) -> Unsupported:
+    """Tell why `fd` has no `what`; raises NotAPipe instead where it is no pipe, or none any more."""
     check_pipe(fd)
-    raise Unsupported(f"no capacity of fd {fd}: {os.strerror(-size)}", hint=_unsupported_hint(-size))
-
-
-def _unsupported_hint(number: int) -> str:
-    if number == errno.ENOTSUP:
-        return NO_PIPE_SIZE_HINT
-    return "an O_PATH descriptor or a sandbox's pipe has none: open the pipe itself"
+    hint = "an O_PATH descriptor or a sandbox's pipe has none: open the pipe itself"
+    return Unsupported(
+        f"no {what} of fd {fd}: {os.strerror(number)}", hint=NO_PIPE_SIZE_HINT if number == errno.ENOTSUP else hint
+    )
 
 
 def unread(fd: int) -> int:
@@ -87,7 +89,7 @@ def unread(fd: int) -> int:
     check_pipe(fd)
     count = lib.pipecap_unread(fd)
     if count < 0:
-        raise Unsupported(f"no unread count of fd {fd}: {os.strerror(-count)}", hint=_unsupported_hint(-count))
+        raise _unsupported("unread count", fd, -count)
     return count
 
 
@@ -118,13 +120,16 @@ def is_anonymous(fd: int) -> bool:
     """Whether a pipe came from pipe(2) and has no name. Raises Unsupported where the system does not tell."""
     answer = lib.pipecap_is_anonymous(fd)
     if answer < 0:
-        raise Unsupported(f"no kind of fd {fd}: {os.strerror(-answer)}", hint=NO_PIPE_SIZE_HINT)
+        raise _unsupported("kind", fd, -answer)
     return bool(answer)
 
 
 def writable(fd: int) -> bool:
-    """Whether `fd` is a write end (or opened for both)."""
-    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    """Whether `fd` is a write end (or opened for both). Raises NotAPipe where it was closed meanwhile."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError as error:
+        raise _unsupported("access mode", fd, error.errno or errno.EBADF) from None
 
 
 def _full(fd: int, waiting: int, *, anonymous: bool) -> tuple[bool | None, str]:
@@ -172,7 +177,8 @@ def resize(fd: int, size: int | str, *, best_effort: bool = False) -> int:
 
     Growing wakes a writer that is blocked on the pipe (Linux 5.5 and later); shrinking below the slots in use is
     refused, and an unprivileged user over the soft quota may not get back what was given up. With `best_effort` the
-    pipe is never shrunk and a refusal is no error: the largest size the kernel grants is taken, or none.
+    pipe is never shrunk and a refusal is no error: the largest size the kernel grants is taken, or none. (The kernel
+    has no compare-and-set: a size that somebody else sets in the microsecond between our look and our set is lost.)
 
     Raises NotAPipe, InvalidSize for what is no size, ResizeRefused with `.reason`, Unsupported without F_SETPIPE_SZ.
     """
@@ -205,7 +211,7 @@ def _grow_as_far_as_granted(fd: int, requested: int, before: int) -> int:
     wanted = round_capacity(min(requested, LARGEST_PIPE), PAGE_SIZE)
     if wanted is None:
         raise _refused(fd, errno.EINVAL, requested, before)
-    while wanted > before:
+    while wanted > (before := capacity(fd)):  # asked anew each time: somebody else may be growing it, too
         granted = _set(fd, wanted)
         if granted >= 0:
             return granted

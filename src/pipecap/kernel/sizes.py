@@ -8,7 +8,7 @@ import re
 from pipecap.errors import InvalidSize
 
 _TEXT = re.compile(
-    r"\s*(?:(0[xX][0-9a-fA-F]{1,30})|([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?:([KMGT])(iB|B)?|B)?)\s*", re.IGNORECASE
+    r"\s*(?:(0x[0-9a-f]{1,30})|([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?:([KMGT])(iB|B)?|B)?)\s*", re.IGNORECASE | re.ASCII
 )
 _POWER = {"K": 1, "M": 2, "G": 3, "T": 4}
 
@@ -52,11 +52,3 @@ def _parse_text(text: str) -> int:
     if rest or (fraction and not prefix):
         raise InvalidSize(text, "not a whole number of bytes")
     return scaled
-
-
-def format_size(size: int) -> str:
-    """Give `size` the way people say it: "64 KiB" where that is exact, else "65,530 B"."""
-    for prefix, power in reversed(_POWER.items()):
-        if size and size % 1024**power == 0:
-            return f"{size // 1024**power:,} {prefix}iB"
-    return f"{size:,} B"

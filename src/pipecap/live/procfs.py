@@ -50,7 +50,7 @@ def holders(device: int, inode: int, *, proc: str = "/proc") -> tuple[list[Holde
             found.extend(_holding(pid, device, inode, proc))
         except PermissionError:
             closed.append(pid)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # it ended
     return found, closed
 
@@ -65,7 +65,7 @@ def _has_ended(pid: int, proc: str) -> bool:
     try:
         with open(f"{proc}/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -78,21 +78,21 @@ def _pids(proc: str) -> Iterator[int]:
 def _holding(pid: int, device: int, inode: int, proc: str) -> Iterator[Holder]:
     for name in os.listdir(f"{proc}/{pid}/fd"):
         try:
-            status = os.stat(f"{proc}/{pid}/fd/{name}")
-            if (status.st_dev, status.st_ino) != (device, inode):
+            info = _fdinfo(f"{proc}/{pid}/fdinfo/{name}")
+            # Asked first, for a stat of a file on a dead network or FUSE mount never returns. Since Linux 5.14.
+            if info.get("ino", str(inode)) != str(inode):
                 continue
-            flags = _flags(f"{proc}/{pid}/fdinfo/{name}")
+            status = os.stat(f"{proc}/{pid}/fd/{name}")
         except FileNotFoundError:
             continue  # closed meanwhile
-        if flags & os.O_PATH:
-            continue  # names the file, and neither reads nor writes; such as the one we look through
+        flags = int(info["flags"], 8)
+        if (status.st_dev, status.st_ino) != (device, inode) or flags & os.O_PATH:
+            continue  # O_PATH names the file, and neither reads nor writes; so does the one we look through
         mode = flags & os.O_ACCMODE
         yield Holder(pid, int(name), reads=mode != os.O_WRONLY, writes=mode != os.O_RDONLY)
 
 
-def _flags(path: str) -> int:
+def _fdinfo(path: str) -> dict[str, str]:
+    """Read a file of fdinfo: its `name: value` lines."""
     with open(path) as file:
-        for line in file:
-            if line.startswith("flags:"):
-                return int(line.split()[1], 8)
-    raise FileNotFoundError(path)
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
