@@ -28,6 +28,8 @@ def open_path(pid: int, fd: int, *, proc: str = "/proc") -> int:
     try:
         return os.open(f"{proc}/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
     except PermissionError:
+        if _has_ended(pid, proc):  # a zombie's descriptors are root's
+            raise ProcessGone(pid) from None
         raise AccessDenied(f"fd {fd} of process {pid} may not be looked at") from None
     except FileNotFoundError:
         _require_procfs(proc)
@@ -67,6 +69,8 @@ def _has_ended(pid: int, proc: str) -> bool:
             return file.read().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+    except PermissionError:  # hidepid=1
+        return False
 
 
 def _pids(proc: str) -> Iterator[int]:
