@@ -92,6 +92,11 @@ def test_the_transcript_of_the_probe_is_what_it_prints_but_for_the_host() -> Non
     assert shown["Verdict"][-1] == printed["Verdict"][-1]
 
 
+def test_no_placeholder_was_forgotten() -> None:
+    assert not re.findall(r"^[A-Z]{3,}$|TODO|TBD", README, re.MULTILINE)
+    assert README.count("x |") >= 18
+
+
 def test_the_map_names_what_is_there() -> None:
     named = re.findall(r"`(src/[^`]+|csrc/|tests/|benchmarks/)`", README)
     assert len(named) >= 8
