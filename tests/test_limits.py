@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import SkipTest
 
 import pytest
 from commands import PIPECAP
@@ -144,11 +145,11 @@ def test_who_is_exempt_from_what(proc: Path, capabilities: int, max_size: bool, 
 
 def headroom_of_a_quiet_moment() -> pipecap.Headroom:
     """Measure until the time limit did not get in the way: on a busy host that may take a few tries."""
-    for _ in range(100):
+    for _ in range(20):
         found = pipecap.headroom()
         if "time limit" not in found.reason and "meanwhile" not in found.reason:
-            break
-    return found
+            return found
+    raise SkipTest(f"too slow a host for the time limit of the count: {found}")
 
 
 def held_pages(count: int) -> int:
