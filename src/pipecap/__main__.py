@@ -1,8 +1,17 @@
-"""`python -m pipecap`."""
+"""`python -m pipecap`, and the program `pipecap`."""
 
 import sys
 
-from pipecap.cli import main
+
+def run() -> int:
+    """Run the command line; give the exit status, also to a Ctrl-C that comes while it is still being loaded."""
+    try:
+        from pipecap.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        return 130
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())
