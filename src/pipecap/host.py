@@ -80,7 +80,7 @@ def report() -> HostReport:
     """
     queues = tuple(_measure_queues())
     host = host_limits.limits()
-    left, items = _quota_and_items()
+    left, items = _quota_and_items(host)
     name = os.uname()
     return HostReport(
         pipecap=VERSION,
@@ -97,9 +97,9 @@ def report() -> HostReport:
     )
 
 
-def _quota_and_items() -> tuple[Headroom | None, tuple[ItemMeasurement, ...]]:
+def _quota_and_items(host: HostLimits) -> tuple[Headroom | None, tuple[ItemMeasurement, ...]]:
     try:
-        left = host_limits.headroom()
+        left = host_limits.headroom_within(host)
         capacity = probe.default_capacity()
     except Unsupported:
         return None, ()

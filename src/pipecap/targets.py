@@ -76,7 +76,7 @@ def resize(target: object, size: int | str, *, best_effort: bool = False) -> int
     not be granted its old size again, over the quota, a note of the error says so.
 
     Raises NotAPipe, InvalidSize, Unsupported and ResizeRefused, whose `.reason` is "max-size", "quota", "busy",
-    "invalid", "memory" or "unsupported". Source: fcntl(2), F_SETPIPE_SZ.
+    "invalid", "memory", "unsupported" or "unknown". Source: fcntl(2), F_SETPIPE_SZ.
     """
     found = pipes_of(target)
     before = {fd: pipes.capacity(fd) for fd in found.values()}

@@ -61,6 +61,11 @@ def is_stdout(fd: int) -> bool:
         return False
 
 
+def wants_lines(arguments: argparse.Namespace) -> bool:
+    """Whether to tell failures on stderr: with --json they are in the answer; --quiet does not silence --check."""
+    return not arguments.json and (arguments.check or not arguments.quiet)
+
+
 Done = TypeVar("Done")
 
 
@@ -76,8 +81,8 @@ def each_opened(
                 done.append(act(target, fd))
         except PipecapError as error:
             failed.append(failure(target, error))
-            if not arguments.json and (arguments.check or not arguments.quiet):
-                complain(error, about=target)  # else it is in the answer
+            if wants_lines(arguments):
+                complain(error, about=target)
             if arguments.check:
                 break
     return done, failed

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from pipecap.cli import set as set_command
-from pipecap.cli.endpoint import size_argument
+from pipecap.cli.endpoint import size_argument, wants_lines
 from pipecap.cli.render import document
 from pipecap.cli.set import Resizes, resize_each
 from pipecap.cli.trouble import complain, failure, say
@@ -48,7 +48,7 @@ def _resize(arguments: argparse.Namespace) -> Resizes:
     try:
         size = size_argument(arguments.size)
     except Unsupported as error:  # max, where /proc/sys is not to be read
-        if not arguments.json and (arguments.check or not arguments.quiet):
+        if wants_lines(arguments):
             complain(error)
         return Resizes((), tuple(failure(target, error) for target in targets))
     return resize_each(targets, size, arguments)

@@ -30,7 +30,6 @@ _HEADROOM_DEADLINE_NS = 4_000_000
 # On a busy host a run may be put aside until its deadline has passed; the next one seldom is.
 _HEADROOM_ATTEMPTS = 5
 
-
 # A child forked by another thread while the quota is taken would keep it for as long as it lives.
 _no_fork = threading.Lock()
 os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
@@ -136,9 +135,13 @@ def headroom() -> Headroom:
     pipe that one of them makes just then gets two pages. A call that ran out of time is repeated a few times. Takes
     nothing at all for who is exempt. Raises Unsupported on a build without F_SETPIPE_SZ.
     """
+    return headroom_within(limits())
+
+
+def headroom_within(host: HostLimits) -> Headroom:
+    """Measure headroom() for a caller who has read the limits already."""
     if not lib.pipecap_has_pipe_size():
         raise Unsupported("pipes have no quota here", hint=NO_PIPE_SIZE_HINT)
-    host = limits()
     if host.exempt_from_quota:
         privilege = "CAP_SYS_RESOURCE" if host.cap_sys_resource else "CAP_SYS_ADMIN"
         return Headroom(pages=None, exempt=True, exact=True, reason=f"{privilege} lifts the quota", elapsed_ns=0)
