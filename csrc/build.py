@@ -19,8 +19,8 @@ ffi.cdef((HERE / "pipecap.h").read_text())
 ffi.set_source(
     "pipecap._native",
     '#include <stddef.h>\n#include <stdint.h>\n#include "pipecap.h"\n',
-    sources=[f"{RELATIVE}/pipecap.c", f"{RELATIVE}/headroom.c"],
+    sources=[f"{RELATIVE}/{name}.c" for name in ("pipecap", "headroom", "frames", "shared", "queue")],
     include_dirs=[RELATIVE],
-    depends=[f"{RELATIVE}/pipecap.h", f"{RELATIVE}/clock.h", f"{RELATIVE}/build.py"],
+    depends=[f"{RELATIVE}/pipecap.h", f"{RELATIVE}/clock.h", f"{RELATIVE}/frames.h", f"{RELATIVE}/build.py"],
     py_limited_api=LIMITED_API,
 )

@@ -43,3 +43,137 @@ struct pipecap_headroom {
 /* Take pages of the pipe quota in scratch pipes of at most max_pages (a power of two) each until the kernel refuses one
  * more or deadline_ns have passed, then give all back. */
 int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_headroom *result);
+
+/* ---- frames.c: multiprocessing's wire format ---- */
+
+/* What a call gives besides 0 and -errno. */
+enum pipecap_outcome {
+    PIPECAP_END_OF_FILE = -1001, /* between two frames */
+    PIPECAP_CUT_SHORT = -1002,   /* end of file, or the writer died, in the middle of a frame */
+    PIPECAP_TOO_LONG = -1003,    /* the header claims more than the caller allows; only the header was read */
+    PIPECAP_BAD_HEADER = -1004,  /* no length that a frame can have */
+    PIPECAP_READER_DIED = -1005, /* another reader died in the middle of a frame: where the next begins is unknown */
+    PIPECAP_WOULD_WAIT = -1006   /* nothing was written */
+};
+
+/* A descriptor that one thread may close while others wait in it: whoever leaves last really closes it, so its number
+ * is never another file's under a call that still runs. */
+struct pipecap_end {
+    int fd;
+    int pid;        /* calls under way in the process that forked us are none of ours */
+    uint32_t users; /* twice the calls under way; bit 0: closed */
+    int elastic;    /* grow the pipe for what would not fit */
+};
+
+/* 0, or -EBADF where it was closed before. */
+int pipecap_end_close(struct pipecap_end *end);
+
+/* Frames on their way in. All zeros at first; data is malloc'ed and reused from frame to frame. */
+struct pipecap_incoming {
+    uint8_t *data;        /* headers and payloads; the payload of the first frame begins at data + 4 */
+    size_t allocated;     /* bytes at data */
+    size_t filled;        /* bytes received */
+    size_t start;         /* where the frame under way begins; equal to filled between two frames */
+    uint64_t payload;     /* of the frame under way, once header_known */
+    int header_known;
+    int locked;           /* a queue's read lock is held for the frame under way */
+    uint64_t *frames;     /* of each whole frame but the first: where its payload begins, its bytes */
+    size_t frames_allocated;
+    size_t frame_count;   /* whole frames */
+};
+
+void pipecap_incoming_free(struct pipecap_incoming *incoming);
+
+/* Receive one frame; its payload is at incoming->data + 4 and its bytes are the result, or -errno, or an outcome. After
+ * -EINTR or -EAGAIN call again: what came so far is kept. A header that claims more than `longest` bytes is an outcome
+ * before memory is taken. */
+int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest);
+
+struct pipecap_piece {
+    const void *data;
+    size_t size;
+};
+
+/* Frames on their way out: the payloads lie one after the other in the pieces. */
+struct pipecap_outgoing {
+    const struct pipecap_piece *pieces;
+    size_t piece_count;
+    const uint64_t *payloads; /* bytes of each frame's payload */
+    size_t frame_count;
+    size_t chunk;             /* most bytes of one write(2) */
+    size_t piece;             /* how far it came: in the pieces, ... */
+    size_t piece_done;
+    size_t frame;             /* ... in the frames, ... */
+    uint64_t frame_done;      /* ... in the frame under way, header included */
+    uint64_t sent;            /* bytes, headers included */
+};
+
+/* Write all: 0 or -errno. After -EINTR or -EAGAIN call again. */
+int pipecap_send(struct pipecap_end *end, struct pipecap_outgoing *outgoing);
+
+/* Write one frame by one writev(2): bytes written, header included, perhaps fewer than all; or -errno. */
+int64_t pipecap_send_once(struct pipecap_end *end, const char *data, size_t size);
+
+/* Wait until something can be read, at most until `deadline` (see below): 1, 0 at the deadline, -errno. */
+int pipecap_readable(struct pipecap_end *end, int64_t deadline);
+
+/* ---- shared.c: what the processes of a queue share, without a name ---- */
+
+/* The pid of a process of another PID namespace: never told dead. */
+enum { PIPECAP_SOMEBODY = 0x7fffffff };
+
+/* In a shared mapping of zeros. A lock holds the pid of its holder, so that a dead one can be told. Times are
+ * nanoseconds of CLOCK_MONOTONIC: 0 does not wait at all, -1 waits for ever. */
+struct pipecap_shared {
+    uint32_t writing;      /* lock: who writes frames; bit 31: others wait */
+    uint32_t reading;      /* lock: who reads frames */
+    uint32_t frame_open;   /* the writer may be in the middle of a frame */
+    uint32_t reader_open;  /* the reader may be in the middle of a frame */
+    uint32_t broken;       /* where the next frame begins is not known any more */
+    uint32_t cut_short;    /* frames cut short that no reader was told of yet */
+    uint32_t slots;        /* items that may still be put */
+    uint32_t slot_waiters;
+    uint32_t last_reader;  /* pid of who read last; 0: nobody yet */
+    uint32_t unfinished;   /* items without task_done() */
+    uint32_t all_done;     /* counts how often unfinished came down to 0 */
+};
+
+/* Take a lock: 0, -ETIMEDOUT, -EINTR, or PIPECAP_READER_DIED for the read lock of a broken queue. A lock whose holder
+ * died between two frames is taken over. */
+int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_t pid, int64_t deadline);
+/* 0, or -EPERM when it was not locked. */
+int pipecap_unlock(struct pipecap_shared *shared, int reading);
+
+/* Take one slot: 0, -ETIMEDOUT, -EINTR. Give back many: 0, or -EINVAL for more than `most` in all. */
+int pipecap_take_slot(struct pipecap_shared *shared, int64_t deadline);
+int pipecap_give_slots(struct pipecap_shared *shared, uint32_t count, uint32_t most);
+
+/* task_done(): 0, or -EINVAL when called too often. join(): 0, -ETIMEDOUT, -EINTR. */
+void pipecap_add_unfinished(struct pipecap_shared *shared, uint32_t count);
+int pipecap_task_done(struct pipecap_shared *shared, uint32_t count);
+int pipecap_all_done(struct pipecap_shared *shared, int64_t deadline);
+
+/* Whether a process has ended, reaped or not; 0 also where that cannot be told. */
+int pipecap_has_ended(uint32_t pid);
+/* Free a lock whose holder died; only for who knows that the stream is between two frames. 1 if it did, else 0. */
+int pipecap_free_abandoned(struct pipecap_shared *shared, int reading);
+
+/* ---- queue.c: frames through a pipe that several processes share ---- */
+
+/* Put one frame without waiting: 0, PIPECAP_WOULD_WAIT, -errno. */
+int pipecap_put_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid);
+/* The same for frames of any shape. */
+int pipecap_put_frames_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid);
+
+/* Put frames, waiting as long as it takes: 0, -errno. After -EINTR call again: the write lock is still held when
+ * frames->sent is not 0. */
+int pipecap_put(
+    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid);
+
+/* Get at least one frame and at most max_frames, all that is there: as pipecap_receive(), or -ETIMEDOUT; gives the
+ * payload bytes of the first. After -EINTR call again: the read lock is held while incoming->locked. */
+int64_t pipecap_get(
+    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
+    int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t most_slots);

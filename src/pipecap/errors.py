@@ -149,12 +149,33 @@ class AccessDenied(PipecapError, PermissionError):
         self.errno = errno.EACCES
 
 
+_CUT_SHORT_HINT = "what was whole came out before; look at how the producer ended: its exit code, the kernel's OOM log"
+
+
 class DrainTimeout(PipecapError, TimeoutError):
     """The producers did not end in time."""
 
 
-class TruncatedItem(PipecapError, EOFError):
-    """A producer died in the middle of an item; all whole items came out before this was raised."""
+class TruncatedItem(PipecapError, EOFError, OSError):
+    """An item was cut short: its producer died, or closed its end, in the middle of it.
+
+    All whole items came out before this was raised. It is an OSError too: that is what the standard library raises.
+    """
+
+    def __init__(self, message: str = "got end of file during message", *, hint: str = _CUT_SHORT_HINT) -> None:
+        super().__init__(message, hint=hint)
+
+
+class BadFrame(PipecapError, OSError):
+    """What arrived is no message of multiprocessing, and what follows cannot be told apart any more."""
+
+    def __init__(
+        self,
+        message: str = "bad message length: the bytes that arrived are no message of multiprocessing",
+        *,
+        hint: str = "something else writes to this pipe, or a reader took part of a message; make a new one",
+    ) -> None:
+        super().__init__(message, hint=hint)
 
 
 class _Shown(str):

@@ -1,0 +1,458 @@
+/* multiprocessing's wire format: a header of 4 bytes, the payload's length in network order, then the payload. Above
+ * 2 GiB - 1 bytes: -1 in those 4 and the length in 8 more (Lib/multiprocessing/connection.py: _send_bytes). */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "frames.h"
+
+#define SHORT_HEADER 4u
+#define LONG_HEADER 12u
+#define LARGEST_SHORT_PAYLOAD UINT64_C(0x7fffffff)
+
+/* Below this, a frame's memory is taken at once; above, as its bytes arrive, so that a header which lies costs little. */
+#define TRUSTED_LENGTH ((size_t)64 << 20)
+#define FIRST_ALLOCATION ((size_t)64 << 10)
+/* malloc gives large blocks at 16 bytes past a page: this far into them, the payload begins on a cache line. */
+#define HEAD_ROOM 44u
+
+/* Parts no larger than this are copied together: the kernel takes longer over an iovec than over the bytes. */
+#define SMALL_PART 1024u
+#define STAGE ((size_t)32 << 10)
+#define MOST_PARTS 64
+
+int pipecap_enter(struct pipecap_end *end)
+{
+    uint32_t users = __atomic_load_n(&end->users, __ATOMIC_SEQ_CST);
+
+    do {
+        if (users & 1)
+            return -EBADF;
+    } while (!__atomic_compare_exchange_n(&end->users, &users, users + 2, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    return end->fd;
+}
+
+void pipecap_leave(struct pipecap_end *end)
+{
+    if (__atomic_sub_fetch(&end->users, 2, __ATOMIC_SEQ_CST) == 1)
+        close(end->fd);
+}
+
+int pipecap_end_close(struct pipecap_end *end)
+{
+    uint32_t users;
+
+    if (end->pid != getpid()) { /* forked: the threads that used it are not here */
+        end->pid = getpid();
+        end->users &= 1;
+    }
+    users = __atomic_fetch_or(&end->users, 1, __ATOMIC_SEQ_CST);
+    if (users & 1)
+        return -EBADF;
+    return users == 0 && close(end->fd) == -1 ? -errno : 0;
+}
+
+/* ---- in ---- */
+
+void pipecap_incoming_clear(struct pipecap_incoming *incoming)
+{
+    incoming->filled = incoming->start = 0;
+    incoming->header_known = 0;
+    incoming->frame_count = 0;
+}
+
+void pipecap_incoming_free(struct pipecap_incoming *incoming)
+{
+    if (incoming->data)
+        free(incoming->data - HEAD_ROOM);
+    free(incoming->frames);
+    *incoming = (struct pipecap_incoming){0};
+}
+
+static int reserve(struct pipecap_incoming *incoming, size_t bytes)
+{
+    uint8_t *block = incoming->data ? incoming->data - HEAD_ROOM : NULL;
+
+    if (bytes <= incoming->allocated)
+        return 0;
+    if (bytes < FIRST_ALLOCATION)
+        bytes = FIRST_ALLOCATION;
+    if (bytes > (size_t)SSIZE_MAX - HEAD_ROOM)
+        return -ENOMEM;
+    block = realloc(block, bytes + HEAD_ROOM); /* moves pages, not bytes, where it is large */
+    if (!block)
+        return -ENOMEM;
+    incoming->data = block + HEAD_ROOM;
+    incoming->allocated = bytes;
+    return 0;
+}
+
+static int note_frame(struct pipecap_incoming *incoming, size_t begin)
+{
+    if (incoming->frame_count == incoming->frames_allocated) {
+        size_t more = incoming->frames_allocated ? 2 * incoming->frames_allocated : 64;
+        uint64_t *frames = realloc(incoming->frames, more * 2 * sizeof *frames);
+
+        if (!frames)
+            return -ENOMEM;
+        incoming->frames = frames;
+        incoming->frames_allocated = more;
+    }
+    incoming->frames[2 * incoming->frame_count] = begin;
+    incoming->frames[2 * incoming->frame_count + 1] = incoming->payload;
+    return 0;
+}
+
+static uint64_t big_endian(const uint8_t *bytes, size_t count)
+{
+    uint64_t value = 0;
+
+    for (size_t i = 0; i < count; i++)
+        value = value << 8 | bytes[i];
+    return value;
+}
+
+/* Read the header of the frame under way: 1 known, 0 not all of it here, or an outcome. The 8 bytes of a long one are
+ * taken out, so that a payload always begins 4 bytes after its frame does. */
+static int parse_header(struct pipecap_incoming *incoming, uint64_t longest)
+{
+    uint8_t *header = incoming->data + incoming->start;
+    size_t have = incoming->filled - incoming->start;
+
+    if (have < SHORT_HEADER)
+        return 0;
+    incoming->payload = big_endian(header, SHORT_HEADER);
+    if (incoming->payload == UINT32_MAX) {
+        if (have < LONG_HEADER)
+            return 0;
+        incoming->payload = big_endian(header + SHORT_HEADER, LONG_HEADER - SHORT_HEADER);
+        memmove(header + SHORT_HEADER, header + LONG_HEADER, have - LONG_HEADER);
+        incoming->filled -= LONG_HEADER - SHORT_HEADER;
+    } else if (incoming->payload > LARGEST_SHORT_PAYLOAD) {
+        return PIPECAP_BAD_HEADER;
+    }
+    incoming->header_known = 1;
+    return incoming->payload > longest ? PIPECAP_TOO_LONG : 1;
+}
+
+/* Take note of the frames that are whole: 0, or an outcome. */
+static int parse(struct pipecap_incoming *incoming, uint64_t longest)
+{
+    while (incoming->filled > incoming->start) {
+        size_t begin = incoming->start + SHORT_HEADER;
+        int known = incoming->header_known ? 1 : parse_header(incoming, longest);
+
+        if (known <= 0)
+            return known;
+        if (incoming->filled - begin < incoming->payload)
+            return 0;
+        if (note_frame(incoming, begin) < 0)
+            return -ENOMEM;
+        incoming->frame_count++;
+        incoming->header_known = 0;
+        incoming->start = begin + (size_t)incoming->payload;
+    }
+    return 0;
+}
+
+/* Bytes that belong to the frame under way and to `more` further ones, however small: never a byte too many. */
+static size_t wanted(const struct pipecap_incoming *incoming, uint64_t more)
+{
+    size_t have = incoming->filled - incoming->start;
+    uint64_t missing;
+
+    if (incoming->header_known)
+        missing = SHORT_HEADER + incoming->payload - have;
+    else
+        missing = (have < SHORT_HEADER ? SHORT_HEADER : LONG_HEADER) - have;
+    if (more > SIZE_MAX / SHORT_HEADER / 2)
+        more = SIZE_MAX / SHORT_HEADER / 2;
+    if (more) {
+        missing += more * SHORT_HEADER;
+        if (missing > FIRST_ALLOCATION && missing - more * SHORT_HEADER < FIRST_ALLOCATION)
+            missing = FIRST_ALLOCATION;
+    }
+    return missing > (uint64_t)SSIZE_MAX / 2 ? SSIZE_MAX / 2 : (size_t)missing;
+}
+
+int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, int wait)
+{
+    size_t want = wanted(incoming, max_frames - incoming->frame_count - 1);
+    size_t room = want;
+    ssize_t got;
+    int error;
+
+    if (room > TRUSTED_LENGTH && room > incoming->filled)
+        room = incoming->filled > TRUSTED_LENGTH ? incoming->filled : TRUSTED_LENGTH;
+    error = reserve(incoming, incoming->filled + room);
+    if (error)
+        return error;
+    if (want > incoming->allocated - incoming->filled)
+        want = incoming->allocated - incoming->filled;
+    if (wait) {
+        got = read(fd, incoming->data + incoming->filled, want);
+    } else {
+        struct iovec part = {incoming->data + incoming->filled, want};
+        got = preadv2(fd, &part, 1, -1, RWF_NOWAIT);
+    }
+    if (got == -1)
+        return -errno;
+    if (got == 0) {
+        /* As the standard library has it: nothing of the payload yet is an end of file, part of anything is not. */
+        size_t have = incoming->filled - incoming->start;
+        return have == 0 || (have == SHORT_HEADER && incoming->header_known) ? PIPECAP_END_OF_FILE : PIPECAP_CUT_SHORT;
+    }
+    incoming->filled += (size_t)got;
+    error = parse(incoming, longest);
+    return error ? error : 1;
+}
+
+int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest)
+{
+    int fd = pipecap_enter(end);
+    int result;
+
+    if (fd < 0)
+        return fd;
+    if (incoming->frame_count) /* the frame of before was taken */
+        pipecap_incoming_clear(incoming);
+    do {
+        result = pipecap_receive_some(fd, incoming, longest, 1, 1);
+    } while (result == 1 && incoming->frame_count == 0);
+    pipecap_leave(end);
+    return result == 1 ? (int64_t)incoming->frames[1] : result;
+}
+
+int pipecap_readable(struct pipecap_end *end, int64_t deadline)
+{
+    int fd = pipecap_enter(end);
+    int result;
+
+    if (fd < 0)
+        return fd;
+    result = wait_readable(fd, deadline);
+    pipecap_leave(end);
+    return result;
+}
+
+/* ---- room ---- */
+
+/* Pages that are surely free. What is unread lies in slots of which any two neighbours hold more than a page together
+ * (fs/pipe.c merges what fits), so it takes at most two slots a page, and one at either end. */
+static int64_t free_pages(int fd, int64_t capacity, long page)
+{
+    int64_t unread = pipecap_unread(fd);
+
+    return unread <= 0 ? capacity / page : capacity / page - 2 * (unread / page) - 2;
+}
+
+/* Grow the pipe to what takes `pages` more, or as far as the kernel grants. */
+static int64_t grow(int fd, int64_t capacity, int64_t needed)
+{
+    int64_t wanted = capacity;
+
+    while (wanted < needed && wanted < (INT64_C(1) << 31))
+        wanted *= 2;
+    for (; wanted > capacity; wanted /= 2) {
+        int64_t granted = pipecap_resize(fd, (uint64_t)wanted);
+
+        if (granted >= 0)
+            return granted;
+        if (granted != -EPERM && granted != -ENOMEM)
+            break;
+    }
+    return capacity;
+}
+
+int pipecap_fits(int fd, uint64_t bytes, int elastic)
+{
+    long page = sysconf(_SC_PAGESIZE);
+    int64_t pages = (int64_t)((bytes + (uint64_t)page - 1) / (uint64_t)page);
+    int64_t capacity, free;
+
+    if (bytes > INT_MAX)
+        pages = INT_MAX / page;
+    capacity = pipecap_capacity(fd);
+    if (capacity < 0) /* cannot be told: poll(2) promises room for PIPE_BUF bytes and no more */
+        return bytes <= PIPE_BUF && pipecap_full(fd) == 0;
+    free = free_pages(fd, capacity, page);
+    if (free < pages && elastic)
+        free += (grow(fd, capacity, capacity + (pages - free) * page) - capacity) / page;
+    return bytes <= INT_MAX && free >= pages;
+}
+
+/* ---- out ---- */
+
+size_t pipecap_header(uint64_t payload, uint8_t *header)
+{
+    uint64_t rest = payload;
+
+    if (payload <= LARGEST_SHORT_PAYLOAD) {
+        for (size_t i = SHORT_HEADER; i-- > 0; rest >>= 8)
+            header[i] = (uint8_t)rest;
+        return SHORT_HEADER;
+    }
+    memset(header, 0xff, SHORT_HEADER);
+    for (size_t i = LONG_HEADER; i-- > SHORT_HEADER; rest >>= 8)
+        header[i] = (uint8_t)rest;
+    return LONG_HEADER;
+}
+
+/* The parts of one write. */
+struct gather {
+    struct iovec parts[MOST_PARTS];
+    int count;
+    size_t staged;
+    char stage[STAGE];
+};
+
+/* Add bytes to a write; 0 when it has no room for them. */
+static int add(struct gather *gather, const void *data, size_t size, size_t header)
+{
+    struct iovec *last = gather->count ? &gather->parts[gather->count - 1] : NULL;
+
+    if (size > SMALL_PART && !header) {
+        if (gather->count == MOST_PARTS)
+            return 0;
+        gather->parts[gather->count++] = (struct iovec){(void *)data, size};
+        return 1;
+    }
+    if (size > STAGE - gather->staged)
+        return 0;
+    if (last && (char *)last->iov_base + last->iov_len == gather->stage + gather->staged) {
+        last->iov_len += size;
+    } else {
+        if (gather->count == MOST_PARTS)
+            return 0;
+        gather->parts[gather->count++] = (struct iovec){gather->stage + gather->staged, size};
+    }
+    memcpy(gather->stage + gather->staged, data, size);
+    gather->staged += size;
+    return 1;
+}
+
+/* Move on by at most `limit` bytes, adding them to a write if there is one; gives how many. */
+static size_t advance(struct pipecap_outgoing *out, size_t limit, struct gather *gather)
+{
+    size_t moved = 0;
+
+    while (out->frame < out->frame_count && moved < limit) {
+        uint64_t payload = out->payloads[out->frame];
+        uint8_t header[LONG_HEADER];
+        size_t header_size = pipecap_header(payload, header);
+        int in_header = out->frame_done < header_size;
+        const char *data;
+        size_t size;
+
+        if (in_header) {
+            data = (const char *)header + out->frame_done;
+            size = header_size - (size_t)out->frame_done;
+        } else if (out->frame_done == header_size + payload) { /* an empty payload */
+            out->frame++;
+            out->frame_done = 0;
+            continue;
+        } else {
+            const struct pipecap_piece *piece = &out->pieces[out->piece];
+            uint64_t left = header_size + payload - out->frame_done;
+
+            if (out->piece_done == piece->size) {
+                out->piece++;
+                out->piece_done = 0;
+                continue;
+            }
+            data = (const char *)piece->data + out->piece_done;
+            size = piece->size - out->piece_done;
+            if (size > left)
+                size = (size_t)left;
+        }
+        if (size > limit - moved)
+            size = limit - moved;
+        if (gather && !add(gather, data, size, in_header))
+            break;
+        moved += size;
+        out->frame_done += size;
+        if (!in_header)
+            out->piece_done += size;
+        if (out->frame_done == header_size + payload) {
+            out->frame++;
+            out->frame_done = 0;
+        }
+    }
+    out->sent += moved;
+    return moved;
+}
+
+int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing)
+{
+    while (outgoing->frame < outgoing->frame_count) {
+        struct pipecap_outgoing next = *outgoing;
+        struct gather gather; /* only what is staged is written to */
+        size_t size;
+        ssize_t written;
+
+        gather.count = 0;
+        gather.staged = 0;
+        size = advance(&next, outgoing->chunk, &gather);
+        written = gather.count == 1 ? write(fd, gather.parts[0].iov_base, gather.parts[0].iov_len)
+                                    : writev(fd, gather.parts, gather.count);
+        if (written == -1)
+            return -errno;
+        if ((size_t)written == size)
+            *outgoing = next;
+        else
+            advance(outgoing, (size_t)written, NULL);
+    }
+    return 0;
+}
+
+uint64_t pipecap_bytes_left(const struct pipecap_outgoing *outgoing)
+{
+    uint8_t header[LONG_HEADER];
+    uint64_t bytes = 0;
+
+    for (size_t i = outgoing->frame; i < outgoing->frame_count; i++)
+        bytes += pipecap_header(outgoing->payloads[i], header) + outgoing->payloads[i];
+    return bytes - outgoing->frame_done;
+}
+
+int pipecap_send(struct pipecap_end *end, struct pipecap_outgoing *outgoing)
+{
+    int fd = pipecap_enter(end);
+    int result;
+
+    if (fd < 0)
+        return fd;
+    if (end->elastic && outgoing->sent == 0)
+        pipecap_fits(fd, pipecap_bytes_left(outgoing), 1);
+    result = pipecap_send_all(fd, outgoing);
+    pipecap_leave(end);
+    return result;
+}
+
+int64_t pipecap_send_once(struct pipecap_end *end, const char *data, size_t size)
+{
+    int fd = pipecap_enter(end);
+    uint8_t header[LONG_HEADER];
+    struct iovec parts[] = {{header, pipecap_header(size, header)}, {(void *)data, size}};
+    ssize_t written;
+
+    if (fd < 0)
+        return fd;
+    written = end->elastic ? pwritev2(fd, parts, 2, -1, RWF_NOWAIT) : -1;
+    if (written == -1) {
+        if (end->elastic)
+            pipecap_fits(fd, parts[0].iov_len + size, 1);
+        written = writev(fd, parts, 2);
+    }
+    if (written == -1)
+        written = -errno;
+    pipecap_leave(end);
+    return written;
+}

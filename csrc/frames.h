@@ -1,0 +1,45 @@
+/* What queue.c needs of frames.c: the wire format on a bare descriptor. */
+#ifndef PIPECAP_FRAMES_H
+#define PIPECAP_FRAMES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pipecap.h"
+
+/* Take part in the use of an end: its descriptor, or -EBADF once it was closed. Each enter needs its leave. */
+int pipecap_enter(struct pipecap_end *end);
+void pipecap_leave(struct pipecap_end *end);
+
+/* Whether the next byte to read is the first of a frame. */
+static inline int at_boundary(const struct pipecap_incoming *incoming)
+{
+    return incoming->filled == incoming->start;
+}
+
+/* Forget the frames of before, for new ones. */
+void pipecap_incoming_clear(struct pipecap_incoming *incoming);
+
+/* One read(2) of what is missing: of the frame under way, and of as many frames after it as `max_frames` allows for
+ * certain. With `wait` 0 it gives -EAGAIN instead of sleeping, without touching O_NONBLOCK. Gives 1 when it read
+ * something, or what pipecap_receive() gives. */
+int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, int wait);
+
+/* Whether frames of so many bytes, written in whole pages, surely fit into the pipe, by what is unread. With `elastic`
+ * it grows where they do not, or as far as the kernel grants. */
+int pipecap_fits(int fd, uint64_t bytes, int elastic);
+
+/* Bytes still to be sent, headers included. */
+uint64_t pipecap_bytes_left(const struct pipecap_outgoing *outgoing);
+
+/* Write all, in pieces of at most outgoing->chunk bytes. 0 or -errno; outgoing remembers how far it came. */
+int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing);
+
+/* Most bytes of one write(2) to a pipe. Its reader and writer never overlap within one write: by small ones they work
+ * side by side. */
+#define PIPECAP_CHUNK ((size_t)8192)
+
+/* Bytes of the header of a frame with so many bytes of payload; written to header, which has room for 12. */
+size_t pipecap_header(uint64_t payload, uint8_t *header);
+
+#endif

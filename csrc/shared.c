@@ -1,0 +1,255 @@
+/* Locks and counters in shared memory, on futex(2). Without names: they live as long as somebody maps them, so there is
+ * nothing to unlink too early or to leave behind. A lock is the pid of its holder, taken by one compare-and-swap, so
+ * there is no moment in which it is held and nobody knows by whom. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#endif
+
+#include "clock.h"
+#include "pipecap.h"
+
+#define WAITERS (UINT32_C(1) << 31)
+#define FOR_EVER (-1)
+/* How often who waits for a lock looks whether its holder still lives. */
+#define LOOK_NS 500000000
+
+static uint32_t load(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+}
+
+static int swap(uint32_t *word, uint32_t expected, uint32_t value)
+{
+    return __atomic_compare_exchange_n(word, &expected, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+#ifdef __linux__
+
+/* Sleep while *word is value: 0 woken or changed, -ETIMEDOUT, -EINTR. */
+static int sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
+{
+    struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
+
+    /* FUTEX_WAIT_BITSET takes an absolute time of CLOCK_MONOTONIC. */
+    if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, deadline == FOR_EVER ? NULL : &until, NULL,
+                FUTEX_BITSET_MATCH_ANY) == 0 ||
+        errno == EAGAIN)
+        return 0;
+    return -errno;
+}
+
+static void wake(uint32_t *word, int count)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+}
+
+int pipecap_has_ended(uint32_t pid)
+{
+#ifdef SYS_pidfd_open
+    struct pollfd end = {.fd = -1, .events = POLLIN};
+#endif
+
+    if (pid == PIPECAP_SOMEBODY)
+        return 0;
+#ifdef SYS_pidfd_open
+    end.fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (end.fd >= 0) {
+        int ended = poll(&end, 1, 0) == 1; /* also true of a zombie, which kill(2) would call alive */
+        close(end.fd);
+        return ended;
+    }
+    if (errno == ESRCH)
+        return 1;
+#endif
+    return kill((pid_t)pid, 0) == -1 && errno == ESRCH;
+}
+
+#else
+
+static int sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
+{
+    (void)word, (void)value, (void)deadline;
+    return -ENOSYS;
+}
+
+static void wake(uint32_t *word, int count)
+{
+    (void)word, (void)count;
+}
+
+int pipecap_has_ended(uint32_t pid)
+{
+    return kill((pid_t)pid, 0) == -1 && errno == ESRCH;
+}
+
+#endif
+
+int pipecap_free_abandoned(struct pipecap_shared *shared, int reading)
+{
+    uint32_t *lock = reading ? &shared->reading : &shared->writing;
+    uint32_t value = load(lock);
+
+    if (!(value & ~WAITERS) || !pipecap_has_ended(value & ~WAITERS))
+        return 0;
+    __atomic_store_n(reading ? &shared->reader_open : &shared->frame_open, 0, __ATOMIC_SEQ_CST);
+    if (!swap(lock, value, 0))
+        return 0;
+    wake(lock, 1);
+    return 1;
+}
+
+static int past(int64_t deadline)
+{
+    return deadline != FOR_EVER && (int64_t)now_ns() >= deadline;
+}
+
+/* Whether the stream is between two frames although its dead writer may have been in one: all was read, and the reader
+ * is in none. */
+static int between_frames(struct pipecap_shared *shared, int fd)
+{
+    return pipecap_unread(fd) == 0 && !load(&shared->reader_open);
+}
+
+/* Take a lock over from a holder that died: 1 taken, 0 not to be had (yet), or PIPECAP_READER_DIED. `quiet` counts the
+ * looks in a row that found the stream between two frames. */
+static int take_over(struct pipecap_shared *shared, uint32_t *lock, int fd, uint32_t pid, int *quiet)
+{
+    uint32_t value = load(lock);
+    uint32_t holder = value & ~WAITERS;
+
+    if (!holder || !pipecap_has_ended(holder))
+        return 0;
+    if (lock == &shared->reading) {
+        if (!swap(lock, value, pid | WAITERS))
+            return 0;
+        if (load(&shared->reader_open))
+            __atomic_store_n(&shared->broken, 1, __ATOMIC_SEQ_CST);
+        return 1;
+    }
+    if (load(&shared->frame_open)) {
+        /* The reader will find it cut short, and free the lock. Unless there is nothing to find. */
+        *quiet = between_frames(shared, fd) ? *quiet + 1 : 0;
+        if (*quiet < 2)
+            return 0;
+    }
+    if (!swap(lock, value, pid | WAITERS))
+        return 0;
+    __atomic_store_n(&shared->frame_open, 0, __ATOMIC_SEQ_CST);
+    return 1;
+}
+
+int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_t pid, int64_t deadline)
+{
+    uint32_t *lock = reading ? &shared->reading : &shared->writing;
+    uint32_t mine = pid;
+    int quiet = 0;
+
+    while (!swap(lock, 0, mine)) {
+        uint32_t value = load(lock);
+        int64_t look = (int64_t)now_ns() + LOOK_NS;
+        int result;
+
+        if (deadline == 0)
+            return -ETIMEDOUT;
+        if (!value || (!(value & WAITERS) && !swap(lock, value, value | WAITERS)))
+            continue;
+        result = sleep_on(lock, value | WAITERS, deadline != FOR_EVER && deadline < look ? deadline : look);
+        mine = pid | WAITERS; /* others may be waiting, too: whoever unlocks looks */
+        if (result == -ETIMEDOUT && take_over(shared, lock, end_fd, pid, &quiet))
+            break;
+        if (result == -ETIMEDOUT && past(deadline))
+            return result;
+        if (result && result != -ETIMEDOUT)
+            return result;
+    }
+    if (reading && load(&shared->broken)) {
+        pipecap_unlock(shared, reading);
+        return PIPECAP_READER_DIED;
+    }
+    return 0;
+}
+
+int pipecap_unlock(struct pipecap_shared *shared, int reading)
+{
+    uint32_t *lock = reading ? &shared->reading : &shared->writing;
+    uint32_t value = __atomic_exchange_n(lock, 0, __ATOMIC_SEQ_CST);
+
+    if (value & WAITERS)
+        wake(lock, 1);
+    return value ? 0 : -EPERM;
+}
+
+int pipecap_take_slot(struct pipecap_shared *shared, int64_t deadline)
+{
+    int result = 0;
+
+    for (;;) {
+        uint32_t free = load(&shared->slots);
+
+        while (free)
+            if (__atomic_compare_exchange_n(&shared->slots, &free, free - 1, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+                return 0;
+        if (deadline == 0 || result == -ETIMEDOUT)
+            return -ETIMEDOUT;
+        if (result)
+            return result;
+        __atomic_add_fetch(&shared->slot_waiters, 1, __ATOMIC_SEQ_CST);
+        result = sleep_on(&shared->slots, 0, deadline);
+        __atomic_sub_fetch(&shared->slot_waiters, 1, __ATOMIC_SEQ_CST);
+    }
+}
+
+int pipecap_give_slots(struct pipecap_shared *shared, uint32_t count, uint32_t most)
+{
+    uint32_t free = load(&shared->slots);
+
+    do {
+        if (count > most - free)
+            return -EINVAL;
+    } while (
+        !__atomic_compare_exchange_n(&shared->slots, &free, free + count, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    if (load(&shared->slot_waiters))
+        wake(&shared->slots, (int)count);
+    return 0;
+}
+
+void pipecap_add_unfinished(struct pipecap_shared *shared, uint32_t count)
+{
+    __atomic_add_fetch(&shared->unfinished, count, __ATOMIC_SEQ_CST);
+}
+
+int pipecap_task_done(struct pipecap_shared *shared, uint32_t count)
+{
+    uint32_t left = load(&shared->unfinished);
+
+    do {
+        if (left < count)
+            return -EINVAL;
+    } while (
+        !__atomic_compare_exchange_n(&shared->unfinished, &left, left - count, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    if (left == count) {
+        __atomic_add_fetch(&shared->all_done, 1, __ATOMIC_SEQ_CST);
+        wake(&shared->all_done, INT32_MAX);
+    }
+    return 0;
+}
+
+int pipecap_all_done(struct pipecap_shared *shared, int64_t deadline)
+{
+    uint32_t before = load(&shared->all_done);
+
+    while (load(&shared->unfinished) && load(&shared->all_done) == before) {
+        int result = sleep_on(&shared->all_done, before, deadline);
+
+        if (result)
+            return result;
+    }
+    return 0;
+}

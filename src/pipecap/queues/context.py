@@ -1,0 +1,85 @@
+"""get_context(): a multiprocessing context whose queues and connections are pipecap's."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing import context
+from typing import Any
+
+from pipecap.kernel.sizes import parse_size
+from pipecap.queues import transport
+from pipecap.queues.queue import JoinableQueue, Queue, SimpleQueue
+from pipecap.queues.transport import Connection
+
+
+class Context(context.BaseContext):
+    """A multiprocessing context made of pipecap's queues and connections; the rest is the standard library's.
+
+    `capacity` and `exit_warning` are those of the queues it makes. Pool and ProcessPoolExecutor(mp_context=...) take
+    their queues from it, but for the executor's call queue, which is a stock one whatever the context.
+    """
+
+    capacity: int | str = "auto"
+    exit_warning: float | None = 5.0
+
+    def get_context(self, method: str | None = None) -> Any:
+        """Give the context of another start method, with the same settings."""
+        if method is None or method == self.get_start_method():
+            return self
+        return get_context(method, capacity=self.capacity, exit_warning=self.exit_warning)
+
+    def Queue(self, maxsize: int = 0) -> Any:
+        """Make a pipecap Queue."""
+        return Queue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
+
+    def JoinableQueue(self, maxsize: int = 0) -> Any:
+        """Make a pipecap JoinableQueue."""
+        return JoinableQueue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
+
+    def SimpleQueue(self) -> Any:
+        """Make a pipecap SimpleQueue."""
+        return SimpleQueue(ctx=self, capacity=self.capacity)
+
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:  # type: ignore[override]
+        """Make two connected Connections: a socketpair; or, not duplex, a pipe of the context's capacity."""
+        return transport.two_way() if duplex else transport.one_way(self.capacity)
+
+
+class _ForkContext(Context, context.ForkContext):
+    pass
+
+
+class _SpawnContext(Context, context.SpawnContext):
+    pass
+
+
+class _ForkServerContext(Context, context.ForkServerContext):
+    pass
+
+
+_CONTEXTS = {"fork": _ForkContext, "spawn": _SpawnContext, "forkserver": _ForkServerContext}
+
+
+def get_context(
+    method: str | None = None, *, capacity: int | str = "auto", exit_warning: float | None = 5.0
+) -> Context:
+    """Give a multiprocessing context whose queues use the pipe as well as the kernel allows and do not hang.
+
+    `method` is "fork", "spawn", "forkserver" or None for this interpreter's start method, as with
+    multiprocessing.get_context(). `capacity` is "auto", a pipe that grows when it must, or the size of every queue's
+    pipe in bytes or as "1M". `exit_warning` is the seconds after which a process that cannot exit, because nobody reads
+    what it put, says so; None for never. Raises ValueError for an unknown method, InvalidSize.
+    """
+    if capacity != "auto":
+        parse_size(capacity)
+    if exit_warning is not None and not exit_warning >= 0:
+        raise ValueError("exit_warning is seconds, or None")
+    if method is None:
+        method = multiprocessing.get_start_method()
+    if method not in _CONTEXTS:
+        raise ValueError(f"cannot find context for {method!r}")
+    made = _CONTEXTS[method]()
+    made._check_available()
+    made.capacity = capacity
+    made.exit_warning = exit_warning
+    return made

@@ -1,0 +1,260 @@
+"""The sending side of a queue in one process: straight into the pipe where it fits, else by the feeder thread.
+
+Order holds because an item goes straight in only while none waits, and waiting items leave the line when they are sent,
+not when they are taken up.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from multiprocessing import util
+
+from pipecap._native import lib
+from pipecap.errors import PipecapError
+from pipecap.kernel import pipes
+from pipecap.queues import frames
+from pipecap.queues.frames import Outgoing
+from pipecap.queues.shared import Shared
+from pipecap.queues.transport import Connection, failure
+from pipecap.results import Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+    from pipecap.queues.frames import Payload
+
+_log = logging.getLogger("pipecap")
+
+# What the feeder joins into one go: bytes, items.
+_BATCH_BYTES = 64 << 10
+_BATCH_ITEMS = 1000
+# How long exit waits for an item that is half in the pipe after the rest was discarded.
+_LAST_MOMENT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded(Result):
+    """What close(discard=True) dropped: `items`, and their `size` in pickled bytes.
+
+    `cut_short`: one more item was half in the pipe. It still goes out if somebody reads before the process ends;
+    otherwise its reader gets TruncatedItem.
+    """
+
+    items: int
+    size: int
+    cut_short: bool
+
+
+class Feeder:
+    """What one process puts into one queue."""
+
+    def __init__(self, reader: Connection, writer: Connection, shared: Shared, exit_warning: float | None) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._shared = shared
+        self._exit_warning = exit_warning
+        self._mutex = threading.Lock()
+        self._wake = threading.Condition(self._mutex)
+        self._waiting: deque[Payload] = deque()
+        self._sending = 0  # of those that wait, how many the thread has taken up
+        self._closing = False
+        self._discarded = False
+        self._used = False
+        self._thread: threading.Thread | None = None
+        self._join: util.Finalize | None = None
+        self._join_cancelled = False
+        self.ignore_epipe = False
+
+    def put(self, payload: Payload) -> None:
+        """Send one item, for which a slot is taken already, now or later. Raises OSError where nobody can read."""
+        with self._mutex:
+            self._used = True
+            if not self._waiting:
+                result = self._put_now(payload)
+                if result == 0:
+                    return
+                if result != lib.PIPECAP_WOULD_WAIT:
+                    raise failure(result)
+            self._waiting.append(payload)
+            self._call_thread()
+
+    def put_many(self, payloads: Sequence[Payload]) -> None:
+        """Send items, for which slots are taken already, in few writes."""
+        with self._mutex:
+            self._used = True
+            rest = list(payloads)
+            while rest and not self._waiting:
+                outgoing, count = self._batch(rest)
+                result = lib.pipecap_put_frames_now(
+                    self._shared.struct, self._writer._end, outgoing.struct, self._shared.me
+                )
+                if result == lib.PIPECAP_WOULD_WAIT:
+                    break
+                if result < 0:
+                    raise failure(result)
+                del rest[:count]
+            if rest:
+                self._waiting.extend(rest)
+                self._call_thread()
+
+    def _put_now(self, payload: Payload) -> int:
+        shared = self._shared
+        if type(payload) is bytes:
+            return lib.pipecap_put_now(shared.struct, self._writer._end, payload, len(payload), shared.me)
+        outgoing, _ = self._batch([payload])
+        return lib.pipecap_put_frames_now(shared.struct, self._writer._end, outgoing.struct, shared.me)
+
+    def _batch(self, payloads: Sequence[Payload]) -> tuple[Outgoing, int]:
+        """Make frames of the first of some payloads; give them and how many they are."""
+        sizes = [frames.size_of(payloads[0])]
+        pieces: list[Buffer] = [payloads[0]] if type(payloads[0]) is bytes else list(payloads[0])
+        total = sizes[0]
+        if total < _BATCH_BYTES:
+            for payload in payloads[1:_BATCH_ITEMS]:
+                if type(payload) is not bytes or total + len(payload) > _BATCH_BYTES:
+                    break
+                pieces.append(payload)
+                sizes.append(len(payload))
+                total += len(payload)
+            if len(pieces) > 1:
+                pieces = [b"".join(pieces)]
+        return self._writer.outgoing(pieces, sizes), len(sizes)
+
+    # ---- the thread ----
+
+    def _call_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
+            self._thread.start()
+            if not self._join_cancelled:
+                self._join = util.Finalize(
+                    self._thread, Feeder._join_at_exit, [weakref.ref(self._thread), self], exitpriority=-5
+                )
+        else:
+            self._wake.notify()
+
+    def _feed(self) -> None:
+        while True:
+            with self._mutex:
+                while not self._waiting and not self._closing:
+                    self._wake.wait()
+                if not self._waiting:
+                    break
+                head = [self._waiting[i] for i in range(min(len(self._waiting), _BATCH_ITEMS))]
+                outgoing, self._sending = self._batch(head)
+                del head
+            result = -errno.EINTR
+            while result == -errno.EINTR:
+                result = lib.pipecap_put(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
+            with self._mutex:
+                lost = self._sending - outgoing.struct.frame
+                for _ in range(min(self._sending, len(self._waiting))):
+                    self._waiting.popleft()
+                self._sending = 0
+            if result < 0:
+                self._shared.give_slots(lost)
+                if not (self.ignore_epipe and result == -errno.EPIPE):
+                    _log.error("%d item(s) of %s were lost: %s", lost, self, failure(result))
+            del outgoing
+        self._close_ends()
+
+    def __repr__(self) -> str:
+        return f"the queue on fd {self._writer._end.fd}"
+
+    def _close_ends(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    # ---- the end ----
+
+    def finish(self) -> None:
+        """Send what waits, then close both ends of the pipe in this process; returns at once."""
+        with self._mutex:
+            self._closing = True
+            if self._thread is not None:
+                self._wake.notify()
+            elif self._used:
+                self._close_ends()
+
+    def discard(self) -> Discarded:
+        """Drop all items that the thread has not begun to send; exit will not wait for the rest either."""
+        with self._mutex:
+            self._discarded = True
+            begun = [self._waiting.popleft() for _ in range(self._sending)]
+            dropped = Discarded(
+                items=len(self._waiting), size=sum(map(frames.size_of, self._waiting)), cut_short=bool(begun)
+            )
+            self._waiting.clear()
+            self._waiting.extend(begun)
+        self._shared.give_slots(dropped.items)
+        return dropped
+
+    def cancel_join(self) -> None:
+        """Let the process exit without waiting for the thread."""
+        self._join_cancelled = True
+        if self._join is not None:
+            self._join.cancel()
+
+    def join(self) -> None:
+        """Wait until all is sent; after exit_warning seconds one warning says what the wait is for."""
+        if self._join is not None:
+            self._join()
+
+    @staticmethod
+    def _join_at_exit(thread_ref: weakref.ref[threading.Thread], feeder: Feeder) -> None:
+        thread = thread_ref()
+        if thread is None:
+            return
+        if feeder._discarded:
+            thread.join(_LAST_MOMENT)
+            return
+        thread.join(feeder._exit_warning)
+        if thread.is_alive():
+            feeder._warn()
+            thread.join()
+
+    # ---- the exit guard ----
+
+    def _warn(self) -> None:
+        with self._mutex:
+            items, size = len(self._waiting), sum(map(frames.size_of, self._waiting))
+        message = (
+            f"process {os.getpid()} waits to end: {size:,} bytes of {items:,} item(s) that it put into {self}"
+            f" are not sent; {self._pipe_now()}; {self._who_could_read()}. Fix: get() them before join(), or"
+            " `for item in pipecap.drain(queue, [process])`, in the process that reads;"
+            " or give them up in this one: queue.close(discard=True)"
+        )
+        if _log.hasHandlers():
+            _log.warning("%s", message)
+        sys.stderr.write(f"pipecap: {message}\n")
+
+    def _pipe_now(self) -> str:
+        try:
+            state = pipes.state(self._writer.fileno())
+        except (PipecapError, OSError) as error:
+            return f"its pipe cannot be looked at: {error}"
+        text = f"its pipe is {'' if state.full else 'not '}full ({state.unread:,} unread of {state.capacity:,} bytes)"
+        if not self._writer._end.elastic:
+            return f"{text}, of a fixed capacity"
+        try:
+            pipes.resize(self._writer.fileno(), state.capacity * 2)
+        except (PipecapError, OSError) as error:
+            return f"{text} and cannot grow: {error}"
+        return f"{text}, and was let grow now"
+
+    def _who_could_read(self) -> str:
+        reader = self._shared.struct.last_reader
+        if not reader:
+            return "nobody has read from it so far"
+        ended = " and has ended" if lib.pipecap_has_ended(reader) else ""
+        return f"process {reader} read from it last{ended}"

@@ -1,0 +1,174 @@
+"""Objects to frames and back: pickling without the standard library's detours, and the buffers frames travel in.
+
+A frame is one message on the wire: a header, then the payload, a pickle. csrc/frames.c writes and reads the headers.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Any
+
+from pipecap._native import ffi, lib
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from typing_extensions import Buffer
+
+    Payload: TypeAlias = bytes | list[Buffer]
+
+# limits.h: PIPE_BUF. A frame up to this is one write(2), whole or not at all (pipe(7)).
+LARGEST_ATOMIC = 4096
+HEADER = 4
+
+# No frame is longer than what the machine could hold twice over: a header that claims more is garbage.
+LONGEST = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
+
+# Buffers up to this stay warm for the next frame. A fresh one costs a page fault for each of its pages.
+_KEPT_BYTES = 16 << 20
+_KEPT_BUFFERS = 2
+# A pickler is used again after a pickle up to this: the memo of a large one is slow to clear.
+_KEPT_PICKLE = 16 << 10
+
+
+class _Pieces(list):  # type: ignore[type-arg] # of Buffer
+    """What a pickler writes, uncopied: it hands over large bytes objects as they are."""
+
+    write = list.append
+
+
+_picklers: list[tuple[ForkingPickler, _Pieces]] = []
+
+
+def pickled(obj: object) -> Payload:
+    """Pickle as ForkingPickler.dumps() does; gives one bytes object or, for what is large, pieces in a row.
+
+    A pickler is taken out of the shelf for the time of its use: pickling may run the object's own code, which may come
+    here again, and other threads.
+    """
+    try:
+        pickler, pieces = _picklers.pop()
+    except IndexError:
+        pieces = _Pieces()
+        pickler = ForkingPickler(pieces)
+    pickler.dump(obj)  # a pickler that failed is not put back
+    if len(pieces) > 1:
+        return pieces
+    (data,) = pieces
+    if len(data) < _KEPT_PICKLE:  # type: ignore[arg-type] # one piece is bytes
+        pieces.clear()
+        pickler.clear_memo()
+        _picklers.append((pickler, pieces))
+    return data  # type: ignore[return-value]
+
+
+loads = pickle.loads
+
+
+def size_of(payload: Payload) -> int:
+    """Bytes of a payload."""
+    return len(payload) if type(payload) is bytes else sum(memoryview(piece).nbytes for piece in payload)
+
+
+class Outgoing:
+    """Frames on their way out: struct pipecap_outgoing, and what keeps its pointers alive."""
+
+    __slots__ = ("_alive", "struct")
+
+    def __init__(self, pieces: Sequence[Buffer], payloads: Sequence[int], chunk: int) -> None:
+        buffers = [ffi.from_buffer(piece) for piece in pieces]
+        array = ffi.new("struct pipecap_piece[]", [(buffer, len(buffer)) for buffer in buffers])
+        sizes = ffi.new("uint64_t[]", payloads)
+        self._alive = (pieces, buffers, array, sizes)
+        self.struct = ffi.new(
+            "struct pipecap_outgoing *",
+            {
+                "pieces": array,
+                "piece_count": len(buffers),
+                "payloads": sizes,
+                "frame_count": len(payloads),
+                "chunk": chunk,
+            },
+        )
+
+    @property
+    def sent(self) -> int:
+        """Bytes, headers included."""
+        return int(self.struct.sent)
+
+    @property
+    def done(self) -> bool:
+        """Whether all was sent."""
+        return bool(self.struct.frame == self.struct.frame_count)
+
+    def skip(self, count: int) -> None:
+        """Count the first bytes of a single frame of a single piece as sent."""
+        self.struct.sent = self.struct.frame_done = count
+        self.struct.piece_done = max(0, count - HEADER)
+
+    def own(self) -> Outgoing:
+        """Give the same frames, as far as they came, on copies: for when their owner may change what was not sent."""
+        pieces, _, _, sizes = self._alive
+        copy = Outgoing([bytes(memoryview(piece).cast("B")) for piece in pieces], list(sizes), self.struct.chunk)
+        for field in ("piece", "piece_done", "frame", "frame_done", "sent"):
+            setattr(copy.struct, field, getattr(self.struct, field))
+        return copy
+
+
+class Incoming:
+    """The buffer that frames arrive in: struct pipecap_incoming. One user at a time: take() it, give() it back."""
+
+    __slots__ = ("_room", "_view", "struct")
+
+    def __init__(self) -> None:
+        self.struct = ffi.gc(ffi.new("struct pipecap_incoming *"), lib.pipecap_incoming_free)
+        self._room = 0
+        self._view = memoryview(b"")
+
+    def _buffer(self) -> memoryview:
+        allocated = self.struct.allocated
+        if allocated != self._room:  # it never moves but by growing
+            self._room = allocated
+            self._view = memoryview(ffi.buffer(self.struct.data, allocated))
+        return self._view
+
+    def payload(self, size: int) -> memoryview:
+        """Give the payload of the first frame; only until the buffer is used again."""
+        return self._buffer()[HEADER : HEADER + size]
+
+    def payloads(self) -> list[memoryview]:
+        """Give the payloads of all whole frames; only until the buffer is used again."""
+        bounds = ffi.unpack(self.struct.frames, 2 * self.struct.frame_count)
+        begins, sizes = bounds[::2], bounds[1::2]
+        view = self._buffer()
+        return [view[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
+
+    @property
+    def amid_frame(self) -> bool:
+        """Whether part of a frame is here."""
+        return bool(self.struct.filled != self.struct.start)
+
+
+_spare: list[Incoming] = []
+
+
+def take() -> Incoming:
+    """Give a buffer that nobody else uses, a warm one if there is one."""
+    try:
+        return _spare.pop()
+    except IndexError:
+        return Incoming()
+
+
+def give(incoming: Incoming) -> None:
+    """Put a buffer back for the next frame."""
+    if len(_spare) < _KEPT_BUFFERS and incoming.struct.allocated <= _KEPT_BYTES:
+        _spare.append(incoming)
+
+
+def receive_all(payloads: list[memoryview]) -> list[Any]:
+    """Unpickle in order."""
+    return [loads(payload) for payload in payloads]

@@ -1,0 +1,319 @@
+"""Queue, JoinableQueue, SimpleQueue: drop-in for multiprocessing's, on an elastic pipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from multiprocessing import context, queues, util
+from multiprocessing.context import BaseContext
+from queue import Empty, Full
+from typing import Any
+
+from pipecap._native import lib
+from pipecap.errors import NotPicklable
+from pipecap.queues import frames
+from pipecap.queues.feeder import Discarded, Feeder
+from pipecap.queues.frames import Incoming, Outgoing
+from pipecap.queues.shared import MOST_SLOTS, Shared, SharedLock, retried
+from pipecap.queues.transport import Connection, deadline_of, failure, one_way
+
+_AGAIN = -errno.EINTR
+_FOR_EVER = -1
+
+
+class _Pipe:
+    """The pipe of a queue and what its processes share: what all three kinds have in common."""
+
+    _reader: Connection
+    _writer: Connection
+
+    def _make_pipe(self, capacity: int | str, slots: int) -> None:
+        shared = Shared(slots)
+        reader, writer = one_way(capacity)
+        self._adopt(reader, writer, shared)
+
+    def _adopt(self, reader: Connection, writer: Connection, shared: Shared) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._shared = shared
+        self._rlock = SharedLock(shared, writer._end, reading=True)
+        self._wlock = SharedLock(shared, writer._end, reading=False)
+        # A frame that an exception came into while it was read; the read lock is still held for it.
+        self._half_received: list[Incoming] = []
+
+    def _get(self, deadline: int, max_frames: int, slots: int) -> tuple[Incoming, int]:
+        """Give a buffer with at least one frame, and the payload bytes of the first. Raises Empty at the deadline."""
+        try:
+            incoming = self._half_received.pop() if self._half_received else frames.take()
+        except IndexError:  # another thread was faster
+            incoming = frames.take()
+        shared = self._shared
+        result = _AGAIN
+        try:
+            while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
+                result = lib.pipecap_get(
+                    shared.struct, self._reader._end, incoming.struct, shared.me,
+                    deadline, frames.LONGEST, max_frames, slots,
+                )  # fmt: skip
+        finally:
+            if result == _AGAIN and incoming.struct.locked:
+                self._half_received.append(incoming)
+        if result < 0:
+            frames.give(incoming)
+            if result == -errno.ETIMEDOUT:
+                raise Empty
+            raise failure(result)
+        return incoming, result
+
+
+def _pickled(obj: object) -> frames.Payload:
+    try:
+        return frames.pickled(obj)
+    except Exception as error:  # pickling runs the object's own code, which may raise anything
+        raise NotPicklable(type(obj).__name__, error) from error
+
+
+class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to type checkers only
+    """multiprocessing.Queue on an elastic pipe, with direct put, batches, an exit guard and discard.
+
+    `put()` pickles at once: what happens to the object afterwards does not change the item, and an object that cannot
+    be pickled raises NotPicklable here. A small item is in the pipe when `put()` returns, if it fits; what does not fit
+    is sent by a feeder thread. Items of one process come out in the order they were put.
+
+    `capacity` is "auto": the pipe grows before an item that would not fit, as far as the kernel grants (up to
+    fs.pipe-max-size and the quota), and never shrinks. Or bytes: that size from the start (InvalidSize,
+    ResizeRefused). `exit_warning`: seconds after which an exit that waits for unread items says so; None for never.
+    """
+
+    def __init__(
+        self, maxsize: int = 0, *, ctx: BaseContext, capacity: int | str = "auto", exit_warning: float | None = 5.0
+    ) -> None:
+        self._maxsize = maxsize if maxsize > 0 else MOST_SLOTS
+        self._exit_warning = exit_warning
+        self._ignore_epipe = False
+        self._opid = os.getpid()
+        self._make_pipe(capacity, self._maxsize)
+        self._start()
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        context.assert_spawning(self)
+        return (
+            self._maxsize, self._exit_warning, self._ignore_epipe, self._opid, self._reader, self._writer, self._shared
+        )  # fmt: skip
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._maxsize, self._exit_warning, self._ignore_epipe, self._opid, *ends = state
+        self._adopt(*ends)
+        self._start()
+
+    def _start(self) -> None:
+        self._reset()
+        util.register_after_fork(self, Queue._reset)
+
+    def _reset(self) -> None:
+        """Begin anew in this process: what another one has put is sent by that one."""
+        self._closed = False
+        self._half_received = []
+        self._feeder = Feeder(self._reader, self._writer, self._shared, self._exit_warning)
+        self._feeder.ignore_epipe = self._ignore_epipe
+        self._finish = util.Finalize(self, self._feeder.finish, exitpriority=10)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+
+    def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item; raises Full, NotPicklable, ValueError when closed, BrokenPipeError when nobody can read."""
+        self._check_open()
+        payload = _pickled(obj)
+        if lib.pipecap_take_slot(self._shared.struct, 0) and not (
+            block and self._shared.take_slot(deadline_of(timeout))
+        ):
+            raise Full
+        try:
+            self._hand_over(payload)
+        except OSError:
+            self._shared.give_slots(1)
+            raise
+
+    def _hand_over(self, payload: frames.Payload) -> None:
+        self._feeder.put(payload)
+
+    def put_many(self, items: Iterable[object], block: bool = True, timeout: float | None = None) -> None:
+        """Put items in order, in few writes. Pickles all before it sends the first, so NotPicklable means none was put.
+
+        Where `maxsize` does not have room for all, those that fit are put and the rest waits for room; Full, at the
+        `timeout` (of all together), has an attribute `put`: how many were.
+        """
+        self._check_open()
+        payloads = [_pickled(item) for item in items]
+        deadline = deadline_of(timeout) if block else 0
+        done = 0
+        while done < len(payloads):
+            count = self._take_slots(len(payloads) - done, deadline)
+            if not count:
+                full = Full()
+                full.put = done  # type: ignore[attr-defined] # told in the docstring
+                raise full
+            try:
+                self._hand_over_many(payloads[done : done + count])
+            except OSError:
+                self._shared.give_slots(count)
+                raise
+            done += count
+
+    def _hand_over_many(self, payloads: list[frames.Payload]) -> None:
+        self._feeder.put_many(payloads)
+
+    def _take_slots(self, most: int, deadline: int) -> int:
+        """Take slots, at least one and as many as are free at once; 0 at the deadline."""
+        if not self._shared.take_slot(deadline):
+            return 0
+        count = 1
+        while count < most and lib.pipecap_take_slot(self._shared.struct, 0) == 0:
+            count += 1
+        return count
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Get the next item; raises Empty, ValueError when closed, and for what arrived TruncatedItem or BadFrame."""
+        self._check_open()
+        deadline = (_FOR_EVER if timeout is None else deadline_of(timeout)) if block else 0
+        incoming, size = self._get(deadline, 1, self._maxsize)
+        try:
+            return frames.loads(incoming.payload(size))
+        finally:
+            frames.give(incoming)
+
+    def get_many(self, max_items: int = 2**32, timeout: float | None = None) -> list[Any]:
+        """Get all items that are there, at least one and at most `max_items`, in few reads; Empty at the timeout."""
+        self._check_open()
+        if max_items < 1:
+            raise ValueError("max_items must be at least 1")
+        incoming, _ = self._get(deadline_of(timeout), max_items, self._maxsize)
+        try:
+            return frames.receive_all(incoming.payloads())
+        finally:
+            frames.give(incoming)
+
+    def qsize(self) -> int:
+        """Items put and not got yet, of all processes; those that wait in feeders count."""
+        return self._maxsize - int(self._shared.struct.slots)
+
+    def empty(self) -> bool:
+        """Whether nothing can be read now; an item may be on its way."""
+        return not self._reader.poll()
+
+    def full(self) -> bool:
+        """Whether `maxsize` items are in it."""
+        return int(self._shared.struct.slots) == 0
+
+    def close(self, *, discard: bool = False) -> Discarded | None:  # type: ignore[override] # tells what it dropped
+        """Put no more from this process; what waits is still sent. `discard` drops it instead and gives what it was."""
+        self._closed = True
+        dropped = self._feeder.discard() if discard else None
+        self._finish()
+        return dropped
+
+    def join_thread(self) -> None:
+        """Wait until all that was put here is in the pipe; only after close()."""
+        assert self._closed, f"Queue {self!r} not closed"
+        self._feeder.join()
+
+    def cancel_join_thread(self) -> None:
+        """Let this process exit without waiting until all is in the pipe: what is not is lost."""
+        self._feeder.cancel_join()
+
+
+class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # the same
+    """multiprocessing.JoinableQueue, as Queue is multiprocessing.Queue."""
+
+    def _hand_over(self, payload: frames.Payload) -> None:
+        lib.pipecap_add_unfinished(self._shared.struct, 1)
+        try:
+            super()._hand_over(payload)
+        except OSError:
+            lib.pipecap_task_done(self._shared.struct, 1)
+            raise
+
+    def _hand_over_many(self, payloads: list[frames.Payload]) -> None:
+        lib.pipecap_add_unfinished(self._shared.struct, len(payloads))
+        try:
+            super()._hand_over_many(payloads)
+        except OSError:
+            lib.pipecap_task_done(self._shared.struct, len(payloads))
+            raise
+
+    def task_done(self) -> None:
+        """Say that an item got before is dealt with; ValueError when said more often than items were put."""
+        if lib.pipecap_task_done(self._shared.struct, 1) < 0:
+            raise ValueError("task_done() called too many times")
+
+    def join(self) -> None:
+        """Wait until task_done() was called for every item that was put."""
+        result = retried(lib.pipecap_all_done, self._shared.struct, _FOR_EVER)
+        if result < 0:
+            raise failure(result)
+
+
+class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the same
+    """multiprocessing.SimpleQueue on an elastic pipe: `put()` itself writes, and waits where the pipe is full."""
+
+    def __init__(self, *, ctx: BaseContext, capacity: int | str = "auto") -> None:
+        self._make_pipe(capacity, MOST_SLOTS)
+        self._half_sent: list[Outgoing] = []
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        context.assert_spawning(self)
+        return self._reader, self._writer, self._shared
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._adopt(*state)
+        self._half_sent = []
+
+    def close(self) -> None:
+        """Close both ends in this process."""
+        self._reader.close()
+        self._writer.close()
+
+    def empty(self) -> bool:
+        """Whether nothing can be read now."""
+        return not self._reader.poll()
+
+    def get(self) -> Any:
+        """Wait for the next item; raises EOFError when nobody can put any more, TruncatedItem, BadFrame."""
+        incoming, size = self._get(_FOR_EVER, 1, 0)
+        try:
+            return frames.loads(incoming.payload(size))
+        finally:
+            frames.give(incoming)
+
+    def put(self, obj: object) -> None:
+        """Put an item, waiting until all of it is in the pipe; raises NotPicklable, BrokenPipeError."""
+        payload = _pickled(obj)
+        shared = self._shared
+        if type(payload) is bytes and not self._half_sent:
+            result = lib.pipecap_put_now(shared.struct, self._writer._end, payload, len(payload), shared.me)
+            if result == 0:
+                return
+            if result != lib.PIPECAP_WOULD_WAIT:
+                raise failure(result)
+        outgoing = self._writer.outgoing(
+            [payload] if type(payload) is bytes else list(payload), [frames.size_of(payload)]
+        )
+        while self._half_sent:
+            self._drive(self._half_sent.pop())
+        self._drive(outgoing)
+
+    def _drive(self, outgoing: Outgoing) -> None:
+        """Write all of it. Interrupted half-way it stays first in line, under the lock, for the next put()."""
+        shared = self._shared
+        result = _AGAIN
+        try:
+            while result == _AGAIN:
+                result = lib.pipecap_put(shared.struct, self._writer._end, outgoing.struct, shared.me)
+        finally:
+            if result == _AGAIN and outgoing.sent and not outgoing.done:
+                self._half_sent.append(outgoing.own())
+        if result < 0:
+            raise failure(result)

@@ -1,0 +1,136 @@
+"""What the processes of a queue share: two locks and some counters, in memory without a name.
+
+The standard library's semaphores have names, unlinked when the maker drops them: a spawned child that comes later finds
+nothing. This memory is a descriptor, handed over like the pipe's: it lives as long as somebody has it. A lock knows its
+holder, so that one who died is told from one who is slow. struct pipecap_shared in csrc/pipecap.h has the fields.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import weakref
+from collections.abc import Callable
+from multiprocessing import reduction
+from typing import Any
+
+from pipecap._native import ffi, lib
+from pipecap.errors import Unsupported
+from pipecap.queues.transport import deadline_of, failure
+
+# "Unlimited", as SEM_VALUE_MAX of the standard library.
+MOST_SLOTS = 2**31 - 1
+
+_AGAIN = -errno.EINTR
+_maps: weakref.WeakSet[Shared] = weakref.WeakSet()
+
+
+def retried(call: Callable[..., int], *arguments: object) -> int:
+    """Call until a signal did not interrupt it; the signal's handler runs in between, and may raise."""
+    result = _AGAIN
+    while result == _AGAIN:
+        result = call(*arguments)
+    return result
+
+
+class Shared:
+    """One struct pipecap_shared in an anonymous shared mapping, and this process's name in its locks.
+
+    `me` is what locks are taken as: the pid, or a stand-in where the maker's PID namespace is another, in which the
+    number would mean somebody else. Raises OSError without descriptors or memory, Unsupported off Linux.
+    """
+
+    def __init__(self, slots: int, fd: int | None = None, namespace: int | None = None) -> None:
+        size = ffi.sizeof("struct pipecap_shared")
+        if fd is None:
+            if not hasattr(os, "memfd_create"):
+                raise Unsupported("queues share memory by memfd_create(2)", hint="this takes Linux 3.17 or later")
+            fd = os.memfd_create("pipecap", os.MFD_CLOEXEC)
+        self.fd = fd
+        self._namespace = _pid_namespace() if namespace is None else namespace
+        if namespace is None:
+            os.ftruncate(fd, size)
+        self._map = mmap.mmap(fd, size)
+        self.struct = ffi.cast("struct pipecap_shared *", ffi.from_buffer(self._map))
+        if namespace is None:
+            self.struct.slots = slots
+        self.slots = slots
+        self.refresh()
+        _maps.add(self)
+
+    def refresh(self) -> None:
+        """Take this process's name: at the start, and in the child of a fork."""
+        self.me = os.getpid() if _pid_namespace() == self._namespace else lib.PIPECAP_SOMEBODY
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.slots, reduction.DupFd(self.fd), self._namespace)
+
+    def __del__(self) -> None:
+        fd = self.__dict__.pop("fd", None)
+        if fd is not None:
+            os.close(fd)
+
+    def take_slot(self, deadline: int) -> bool:
+        """Take the room of one item; False when there was none until the deadline."""
+        result = retried(lib.pipecap_take_slot, self.struct, deadline)
+        if result not in (0, -errno.ETIMEDOUT):
+            raise failure(result)
+        return result == 0
+
+    def give_slots(self, count: int) -> None:
+        """Give back the room of items that were not sent."""
+        lib.pipecap_give_slots(self.struct, count, self.slots)
+
+
+def _rebuild(slots: int, fd: Any, namespace: int) -> Shared:
+    return Shared(slots, fd.detach(), namespace)
+
+
+def _pid_namespace() -> int:
+    """Tell the PID namespace by its inode; 0, the same for all, where procfs does not tell."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _refresh_all() -> None:
+    for shared in list(_maps):
+        shared.refresh()
+
+
+os.register_at_fork(after_in_child=_refresh_all)
+
+
+class SharedLock:
+    """The read or the write lock of a queue, with the methods of multiprocessing.Lock. Any thread may release it.
+
+    `writer` is the struct pipecap_end of the queue's write end.
+    """
+
+    def __init__(self, shared: Shared, writer: Any, *, reading: bool) -> None:
+        self._shared = shared
+        self._writer = writer
+        self._reading = reading
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take it; False when it was not to be had in time. Raises BadFrame for the read lock of a broken queue."""
+        deadline = deadline_of(timeout) if block else 0
+        result = retried(
+            lib.pipecap_lock, self._shared.struct, self._writer.fd, self._reading, self._shared.me, deadline
+        )
+        if result not in (0, -errno.ETIMEDOUT):
+            raise failure(result)
+        return result == 0
+
+    def release(self) -> None:
+        """Give it back; ValueError where nobody holds it."""
+        if lib.pipecap_unlock(self._shared.struct, self._reading) < 0:
+            raise ValueError("lock released too many times")
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
