@@ -142,10 +142,10 @@ static int parse_header(struct pipecap_incoming *incoming, uint64_t longest)
     return incoming->payload > longest ? PIPECAP_TOO_LONG : 1;
 }
 
-/* Take note of the frames that are whole: 0, or an outcome. */
-static int parse(struct pipecap_incoming *incoming, uint64_t longest)
+/* Take note of the frames that are whole, of at most max_frames: 0, or an outcome. */
+static int parse(struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames)
 {
-    while (incoming->filled > incoming->start) {
+    while (incoming->filled > incoming->start && incoming->frame_count < max_frames) {
         size_t begin = incoming->start + SHORT_HEADER;
         int known = incoming->header_known ? 1 : parse_header(incoming, longest);
 
@@ -162,14 +162,26 @@ static int parse(struct pipecap_incoming *incoming, uint64_t longest)
     return 0;
 }
 
-/* Bytes that belong to the frame under way and to `more` further ones, however small: never a byte too many. */
-static size_t wanted(const struct pipecap_incoming *incoming, uint64_t more)
+int pipecap_incoming_begin(struct pipecap_incoming *incoming, const uint8_t *bytes, size_t count, uint64_t longest)
+{
+    int error = reserve(incoming, count);
+
+    if (error)
+        return error;
+    memcpy(incoming->data, bytes, count);
+    incoming->filled = count;
+    return parse(incoming, longest, 1);
+}
+
+/* Bytes that belong to the frame under way and to `more` further ones, however small: never a byte too many, but for
+ * `ahead` bytes, which are at most a header. */
+static size_t wanted(const struct pipecap_incoming *incoming, uint64_t more, size_t ahead)
 {
     size_t have = incoming->filled - incoming->start;
     uint64_t missing;
 
     if (incoming->header_known)
-        missing = SHORT_HEADER + incoming->payload - have;
+        missing = SHORT_HEADER + incoming->payload - have + ahead;
     else
         missing = (have < SHORT_HEADER ? SHORT_HEADER : LONG_HEADER) - have;
     if (more > SIZE_MAX / SHORT_HEADER / 2)
@@ -182,9 +194,10 @@ static size_t wanted(const struct pipecap_incoming *incoming, uint64_t more)
     return missing > (uint64_t)SSIZE_MAX / 2 ? SSIZE_MAX / 2 : (size_t)missing;
 }
 
-int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, int wait)
+int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, size_t ahead,
+                         int wait)
 {
-    size_t want = wanted(incoming, max_frames - incoming->frame_count - 1);
+    size_t want = wanted(incoming, max_frames - incoming->frame_count - 1, ahead);
     size_t room = want;
     ssize_t got;
     int error;
@@ -210,11 +223,11 @@ int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t lon
         return have == 0 || (have == SHORT_HEADER && incoming->header_known) ? PIPECAP_END_OF_FILE : PIPECAP_CUT_SHORT;
     }
     incoming->filled += (size_t)got;
-    error = parse(incoming, longest);
+    error = parse(incoming, longest, max_frames);
     return error ? error : 1;
 }
 
-int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest)
+static int64_t receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest, int wait)
 {
     int fd = pipecap_enter(end);
     int result;
@@ -224,10 +237,22 @@ int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incomi
     if (incoming->frame_count) /* the frame of before was taken */
         pipecap_incoming_clear(incoming);
     do {
-        result = pipecap_receive_some(fd, incoming, longest, 1, 1);
+        result = pipecap_receive_some(fd, incoming, longest, 1, 0, wait);
+        if (!wait && (result == -EOPNOTSUPP || result == -ENOSYS)) /* no RWF_NOWAIT here */
+            result = wait_readable(fd, 0) == 1 ? pipecap_receive_some(fd, incoming, longest, 1, 0, 1) : -EAGAIN;
     } while (result == 1 && incoming->frame_count == 0);
     pipecap_leave(end);
     return result == 1 ? (int64_t)incoming->frames[1] : result;
+}
+
+int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest)
+{
+    return receive(end, incoming, longest, 1);
+}
+
+int64_t pipecap_receive_now(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest)
+{
+    return receive(end, incoming, longest, 0);
 }
 
 int pipecap_readable(struct pipecap_end *end, int64_t deadline)
@@ -389,7 +414,24 @@ static size_t advance(struct pipecap_outgoing *out, size_t limit, struct gather 
     return moved;
 }
 
-int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing)
+/* Write some without sleeping. RWF_NOWAIT is per call: O_NONBLOCK would be seen by every process that shares the
+ * description. Where pipes do not know it, poll(2) promises room for PIPE_BUF bytes. */
+static ssize_t write_now(int fd, struct gather *gather)
+{
+    ssize_t written = pwritev2(fd, gather->parts, gather->count, -1, RWF_NOWAIT);
+
+    if (written >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS))
+        return written;
+    if (pipecap_full(fd) != 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    if (gather->parts[0].iov_len > PIPE_BUF)
+        gather->parts[0].iov_len = PIPE_BUF;
+    return write(fd, gather->parts[0].iov_base, gather->parts[0].iov_len);
+}
+
+int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing, int wait)
 {
     while (outgoing->frame < outgoing->frame_count) {
         struct pipecap_outgoing next = *outgoing;
@@ -400,8 +442,7 @@ int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing)
         gather.count = 0;
         gather.staged = 0;
         size = advance(&next, outgoing->chunk, &gather);
-        written = gather.count == 1 ? write(fd, gather.parts[0].iov_base, gather.parts[0].iov_len)
-                                    : writev(fd, gather.parts, gather.count);
+        written = wait ? writev(fd, gather.parts, gather.count) : write_now(fd, &gather);
         if (written == -1)
             return -errno;
         if ((size_t)written == size)
@@ -431,7 +472,7 @@ int pipecap_send(struct pipecap_end *end, struct pipecap_outgoing *outgoing)
         return fd;
     if (end->elastic && outgoing->sent == 0)
         pipecap_fits(fd, pipecap_bytes_left(outgoing), 1);
-    result = pipecap_send_all(fd, outgoing);
+    result = pipecap_send_all(fd, outgoing, 1);
     pipecap_leave(end);
     return result;
 }

@@ -11,19 +11,17 @@
 int pipecap_enter(struct pipecap_end *end);
 void pipecap_leave(struct pipecap_end *end);
 
-/* Whether the next byte to read is the first of a frame. */
-static inline int at_boundary(const struct pipecap_incoming *incoming)
-{
-    return incoming->filled == incoming->start;
-}
-
 /* Forget the frames of before, for new ones. */
 void pipecap_incoming_clear(struct pipecap_incoming *incoming);
 
-/* One read(2) of what is missing: of the frame under way, and of as many frames after it as `max_frames` allows for
- * certain. With `wait` 0 it gives -EAGAIN instead of sleeping, without touching O_NONBLOCK. Gives 1 when it read
- * something, or what pipecap_receive() gives. */
-int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, int wait);
+/* Begin with the first bytes of a frame, read before. 0 or an outcome. */
+int pipecap_incoming_begin(struct pipecap_incoming *incoming, const uint8_t *bytes, size_t count, uint64_t longest);
+
+/* One read(2) of what is missing: of the frame under way, of as many frames after it as `max_frames` allows for
+ * certain, and of `ahead` bytes more, at most a header. With `wait` 0 it gives -EAGAIN instead of sleeping, without
+ * touching O_NONBLOCK. Gives 1 when it read something, or what pipecap_receive() gives. */
+int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, size_t ahead,
+                         int wait);
 
 /* Whether frames of so many bytes, written in whole pages, surely fit into the pipe, by what is unread. With `elastic`
  * it grows where they do not, or as far as the kernel grants. */
@@ -32,8 +30,9 @@ int pipecap_fits(int fd, uint64_t bytes, int elastic);
 /* Bytes still to be sent, headers included. */
 uint64_t pipecap_bytes_left(const struct pipecap_outgoing *outgoing);
 
-/* Write all, in pieces of at most outgoing->chunk bytes. 0 or -errno; outgoing remembers how far it came. */
-int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing);
+/* Write all, in pieces of at most outgoing->chunk bytes. 0 or -errno; outgoing remembers how far it came. With `wait` 0
+ * it gives -EAGAIN instead of sleeping. */
+int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing, int wait);
 
 /* Most bytes of one write(2) to a pipe. Its reader and writer never overlap within one write: by small ones they work
  * side by side. */

@@ -84,6 +84,9 @@ struct pipecap_incoming {
 
 void pipecap_incoming_free(struct pipecap_incoming *incoming);
 
+/* Receive one frame as pipecap_receive() does, but -EAGAIN instead of waiting, whatever the descriptor's flags. */
+int64_t pipecap_receive_now(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest);
+
 /* Receive one frame; its payload is at incoming->data + 4 and its bytes are the result, or -errno, or an outcome. After
  * -EINTR or -EAGAIN call again: what came so far is kept. A header that claims more than `longest` bytes is an outcome
  * before memory is taken. */
@@ -133,6 +136,8 @@ struct pipecap_shared {
     uint32_t cut_short;    /* frames cut short that no reader was told of yet */
     uint32_t slots;        /* items that may still be put */
     uint32_t slot_waiters;
+    uint32_t ahead_count;  /* bytes of the next frame's header that were read with the frame before */
+    uint8_t ahead[4];      /* these */
     uint32_t last_reader;  /* pid of who read last; 0: nobody yet */
     uint32_t unfinished;   /* items without task_done() */
     uint32_t all_done;     /* counts how often unfinished came down to 0 */
@@ -160,20 +165,26 @@ int pipecap_free_abandoned(struct pipecap_shared *shared, int reading);
 
 /* ---- queue.c: frames through a pipe that several processes share ---- */
 
-/* Put one frame without waiting: 0, PIPECAP_WOULD_WAIT, -errno. */
+/* Put frames without waiting for more than a moment: 0, -errno, or PIPECAP_WOULD_WAIT. Then, where frames->sent is not 0,
+ * the write lock is still held and pipecap_put() goes on. */
 int pipecap_put_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid);
-/* The same for frames of any shape. */
-int pipecap_put_frames_now(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid);
+/* With `slot` take one, and put one frame the same way: besides, -ETIMEDOUT where there is no slot, and the bytes sent where it
+ * stopped half-way. */
+int64_t pipecap_put_one_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid,
+    int slot);
 
 /* Put frames, waiting as long as it takes: 0, -errno. After -EINTR call again: the write lock is still held when
  * frames->sent is not 0. */
 int pipecap_put(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid);
 
-/* Get at least one frame and at most max_frames, all that is there: as pipecap_receive(), or -ETIMEDOUT; gives the
- * payload bytes of the first. After -EINTR call again: the read lock is held while incoming->locked. */
+/* Get at least one frame and at most max_frames, all that is there: as pipecap_receive(), or -ETIMEDOUT. A queue of so
+ * many `slots` gets one back for each frame, and then the header of the next frame is read along with one, which saves
+ * a read(2) each time; with 0 slots, for a queue whose reader is also used without this, nothing is. Gives the
+ * payload bytes of the first. After -EINTR, and after -ETIMEDOUT while incoming->locked (a frame is half here and the
+ * read lock held for it), call again. */
 int64_t pipecap_get(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t most_slots);
+    int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t slots);

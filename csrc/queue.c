@@ -17,6 +17,10 @@
 #define LOOK_NS 100000000
 /* A writer holds the lock for a microsecond, or, on a full pipe, for long: this often it is worth another try. */
 #define TRIES 32
+#define MOMENT_NS 200000
+/* Going to sleep and being woken takes both sides longer than the next piece takes to come, where the other side is at
+ * work: so many looks first. */
+#define LOOKS 40
 
 static void store(uint32_t *word, uint32_t value)
 {
@@ -24,19 +28,6 @@ static void store(uint32_t *word, uint32_t value)
 }
 
 /* ---- put ---- */
-
-/* One write of all or nothing, of at most PIPE_BUF bytes, that never sleeps. RWF_NOWAIT is per call: O_NONBLOCK would
- * be seen by every process that shares the description. */
-static int write_now(int fd, const struct iovec *parts, int count)
-{
-    if (pwritev2(fd, parts, count, -1, RWF_NOWAIT) >= 0)
-        return 0;
-    if (errno != EOPNOTSUPP && errno != ENOSYS)
-        return errno == EAGAIN ? PIPECAP_WOULD_WAIT : -errno;
-    if (pipecap_full(fd) != 0)
-        return PIPECAP_WOULD_WAIT;
-    return writev(fd, parts, count) >= 0 ? 0 : -errno;
-}
 
 static int try_lock(struct pipecap_shared *shared, int fd, uint32_t pid)
 {
@@ -48,71 +39,78 @@ static int try_lock(struct pipecap_shared *shared, int fd, uint32_t pid)
     return 0;
 }
 
-static int send_now(struct pipecap_shared *shared, int fd, struct pipecap_outgoing *frames, int elastic)
+/* Wait a moment for a free slot: a reader at work makes one in less than handing over to the feeder would take. */
+static int room_in_a_moment(int fd)
 {
-    int result;
+    struct pollfd end = {.fd = fd, .events = POLLOUT};
+    struct timespec moment = {.tv_nsec = MOMENT_NS};
 
-    if (!pipecap_fits(fd, pipecap_bytes_left(frames), elastic))
-        return PIPECAP_WOULD_WAIT;
-    store(&shared->frame_open, 1);
-    do {
-        result = pipecap_send_all(fd, frames); /* it fits: EINTR would take somebody else who writes here */
-    } while (result == -EINTR);
-    store(&shared->frame_open, 0);
-    return result;
+    return ppoll(&end, 1, &moment, NULL) == 1;
 }
 
-int pipecap_put_frames_now(
+int pipecap_put_now(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid)
 {
     int fd = pipecap_enter(end);
     int result = PIPECAP_WOULD_WAIT;
+    int grown = !end->elastic;
 
     if (fd < 0)
         return fd;
     if (try_lock(shared, fd, pid)) {
-        result = send_now(shared, fd, frames, end->elastic);
-        pipecap_unlock(shared, WRITING);
+        store(&shared->frame_open, 1);
+        do {
+            result = pipecap_send_all(fd, frames, 0);
+            if (result == -EAGAIN && !grown) {
+                pipecap_fits(fd, pipecap_bytes_left(frames), 1);
+                grown = 1;
+                result = pipecap_send_all(fd, frames, 0);
+            }
+        } while (result == -EINTR || (result == -EAGAIN && room_in_a_moment(fd)));
+        if (result == -EAGAIN)
+            result = PIPECAP_WOULD_WAIT;
+        if (result != PIPECAP_WOULD_WAIT || frames->sent == 0) {
+            store(&shared->frame_open, 0);
+            pipecap_unlock(shared, WRITING);
+        }
     }
     pipecap_leave(end);
     return result;
 }
 
-static int put_small(struct pipecap_shared *shared, int fd, const struct iovec *parts, int elastic)
-{
-    int result;
-
-    store(&shared->frame_open, 1);
-    result = write_now(fd, parts, 2);
-    if (result == PIPECAP_WOULD_WAIT && elastic) {
-        pipecap_fits(fd, parts[0].iov_len + parts[1].iov_len, elastic);
-        result = write_now(fd, parts, 2);
-    }
-    store(&shared->frame_open, 0);
-    return result;
-}
-
-int pipecap_put_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid)
+/* The common case in the fewest steps: a frame that one write puts whole or not at all. 1 when it is put. */
+static int put_small(struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid)
 {
     uint8_t header[12];
     struct iovec parts[] = {{header, pipecap_header(size, header)}, {(void *)data, size}};
+    int fd = pipecap_enter(end);
+    int done = 0;
+
+    if (fd < 0)
+        return 0;
+    if (pipecap_lock(shared, fd, WRITING, pid, 0) == 0) {
+        done = pwritev2(fd, parts, 2, -1, RWF_NOWAIT) > 0;
+        pipecap_unlock(shared, WRITING);
+    }
+    pipecap_leave(end);
+    return done;
+}
+
+int64_t pipecap_put_one_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid, int slot)
+{
     struct pipecap_piece piece = {data, size};
     uint64_t payload = size;
     struct pipecap_outgoing frame = {.pieces = &piece, .piece_count = 1, .payloads = &payload, .frame_count = 1,
                                      .chunk = PIPECAP_CHUNK};
-    int fd = pipecap_enter(end);
-    int result = PIPECAP_WOULD_WAIT;
+    int result;
 
-    if (fd < 0)
-        return fd;
-    if (try_lock(shared, fd, pid)) {
-        result = parts[0].iov_len + size <= PIPE_BUF ? put_small(shared, fd, parts, end->elastic)
-                                                     : send_now(shared, fd, &frame, end->elastic);
-        pipecap_unlock(shared, WRITING);
-    }
-    pipecap_leave(end);
-    return result;
+    if (slot && pipecap_take_slot(shared, 0) != 0)
+        return -ETIMEDOUT;
+    if (size <= PIPE_BUF - 4 && put_small(shared, end, data, size, pid))
+        return 0;
+    result = pipecap_put_now(shared, end, &frame, pid);
+    return result == PIPECAP_WOULD_WAIT && frame.sent ? (int64_t)frame.sent : result;
 }
 
 int pipecap_put(
@@ -123,13 +121,14 @@ int pipecap_put(
 
     if (fd < 0)
         return fd;
-    if (frames->sent == 0)
+    if (frames->sent == 0) {
         result = pipecap_lock(shared, fd, WRITING, pid, -1);
-    if (result == 0) {
-        if (frames->sent == 0 && end->elastic)
+        if (result == 0 && end->elastic)
             pipecap_fits(fd, pipecap_bytes_left(frames), 1);
+    }
+    if (result == 0) {
         store(&shared->frame_open, 1);
-        result = pipecap_send_all(fd, frames);
+        result = pipecap_send_all(fd, frames, 1);
         if (result == 0 || frames->sent == 0 || (result != -EINTR && result != -EAGAIN)) {
             store(&shared->frame_open, 0);
             pipecap_unlock(shared, WRITING);
@@ -155,106 +154,182 @@ static int is_cut_short(struct pipecap_shared *shared, int fd)
     return 1;
 }
 
-/* Wait for the rest of a frame: 0, -errno, or PIPECAP_CUT_SHORT. */
-static int wait_for_rest(struct pipecap_shared *shared, int fd)
+static int comes_at_once(int fd)
 {
+    for (int i = 0; i < LOOKS; i++) {
+        if (wait_readable(fd, 0) == 1)
+            return 1;
+        sched_yield(); /* to the writer, where it has no CPU of its own */
+    }
+    return 0;
+}
+
+/* Wait for the rest of a frame: 1, -errno, -ETIMEDOUT or PIPECAP_CUT_SHORT. Who did not want to wait at all (deadline
+ * 0) waits here: an item that has begun to arrive is there. */
+static int wait_for_rest(struct pipecap_shared *shared, int fd, int64_t deadline)
+{
+    if (comes_at_once(fd))
+        return 1;
     for (;;) {
-        int result = wait_readable(fd, (int64_t)now_ns() + LOOK_NS);
+        int64_t look = (int64_t)now_ns() + LOOK_NS;
+        int result = wait_readable(fd, deadline > 0 && deadline < look ? deadline : look);
 
         if (result)
-            return result == 1 ? 0 : result;
+            return result;
         if (is_cut_short(shared, fd))
             return PIPECAP_CUT_SHORT;
+        if (deadline > 0 && (int64_t)now_ns() >= deadline)
+            return -ETIMEDOUT;
     }
+}
+
+/* Wait for a frame to begin: 1, -errno or -ETIMEDOUT. */
+static int wait_for_frame(int fd, int64_t deadline)
+{
+    int result = deadline && comes_at_once(fd) ? 1 : wait_readable(fd, deadline);
+
+    return result == 0 ? -ETIMEDOUT : result;
+}
+
+/* What one call of pipecap_get() works on. */
+struct get {
+    struct pipecap_shared *shared;
+    struct pipecap_incoming *incoming;
+    int fd;
+    int64_t deadline;
+    uint64_t longest;
+    uint64_t max_frames;
+    size_t ahead;
+};
+
+/* Bytes here of the frame under way. */
+static size_t begun(const struct pipecap_incoming *incoming)
+{
+    return incoming->filled - incoming->start;
+}
+
+/* Whether nothing was read since the last whole frame but, at most, what can be left to the next reader. */
+static int can_leave(const struct get *get)
+{
+    const struct pipecap_incoming *incoming = get->incoming;
+
+    if (incoming->frame_count == 0)
+        return begun(incoming) == get->shared->ahead_count;
+    /* All of a long header cannot be left. */
+    return begun(incoming) <= get->ahead && !(incoming->header_known && incoming->payload > INT32_MAX);
+}
+
+/* Leave what was read of the next frame's header, and the lock, to the next reader. */
+static void leave(const struct get *get)
+{
+    struct pipecap_shared *shared = get->shared;
+    struct pipecap_incoming *incoming = get->incoming;
+
+    if (can_leave(get)) {
+        size_t count = begun(incoming);
+
+        for (size_t i = 0; i < count && i < sizeof shared->ahead; i++)
+            shared->ahead[i] = incoming->data[incoming->start + i];
+        shared->ahead_count = (uint32_t)count;
+        incoming->filled = incoming->start;
+        incoming->header_known = 0;
+    }
+    store(&shared->reader_open, 0);
+    incoming->locked = 0;
+    pipecap_unlock(shared, READING);
 }
 
 /* Read until there is a frame and no more to be had at once. */
-static int64_t read_frames(struct pipecap_shared *shared, int fd, struct pipecap_incoming *incoming, int64_t deadline,
-                           uint64_t longest, uint64_t max_frames)
+static int64_t read_frames(const struct get *get)
 {
+    struct pipecap_shared *shared = get->shared;
+    struct pipecap_incoming *incoming = get->incoming;
     int wait = 0;
 
-    for (;;) {
-        int result;
+    while (incoming->frame_count < get->max_frames) {
+        int64_t result;
 
         store(&shared->reader_open, 1); /* before the first byte is taken: who dies now was in a frame */
-        result = pipecap_receive_some(fd, incoming, longest, max_frames, wait);
-        if (at_boundary(incoming))
-            store(&shared->reader_open, 0);
+        result = pipecap_receive_some(get->fd, incoming, get->longest, get->max_frames, get->ahead, wait);
         wait = 0;
-        if (result == 1) {
-            if (at_boundary(incoming) && incoming->frame_count == max_frames)
-                return 0;
+        if (result == 1)
             continue;
-        }
         if (result != -EAGAIN && result != -EOPNOTSUPP && result != -ENOSYS)
             return result;
         wait = result != -EAGAIN; /* no RWF_NOWAIT here: poll(2) first, then read(2) does not sleep under the lock */
-        if (at_boundary(incoming)) {
-            if (incoming->frame_count && (!wait || wait_readable(fd, 0) != 1))
+        if (can_leave(get)) {
+            if (incoming->frame_count && (!wait || wait_readable(get->fd, 0) != 1))
                 return 0;
-            result = wait_readable(fd, deadline);
-            if (result == 0)
-                return -ETIMEDOUT;
-        } else {
-            result = wait_for_rest(shared, fd);
+            store(&shared->reader_open, 0);
         }
+        result = begun(incoming) ? wait_for_rest(shared, get->fd, get->deadline)
+                                 : wait_for_frame(get->fd, get->deadline);
         if (result < 0)
             return result;
     }
+    return 0;
 }
 
 /* Read frames; what went wrong after whole ones is told to who reads next. */
-static int64_t take_frames(struct pipecap_shared *shared, int fd, struct pipecap_incoming *incoming, int64_t deadline,
-                           uint64_t longest, uint64_t max_frames, uint32_t most_slots)
+static int64_t take_frames(const struct get *get, uint32_t slots)
 {
-    int64_t result = PIPECAP_CUT_SHORT;
+    struct pipecap_shared *shared = get->shared;
+    struct pipecap_incoming *incoming = get->incoming;
+    int64_t result = 0;
 
-    if (at_boundary(incoming) && __atomic_load_n(&shared->cut_short, __ATOMIC_SEQ_CST)) {
-        __atomic_sub_fetch(&shared->cut_short, 1, __ATOMIC_SEQ_CST);
-        return result;
+    if (!begun(incoming) && incoming->frame_count == 0) {
+        if (__atomic_load_n(&shared->cut_short, __ATOMIC_SEQ_CST)) {
+            __atomic_sub_fetch(&shared->cut_short, 1, __ATOMIC_SEQ_CST);
+            return PIPECAP_CUT_SHORT;
+        }
+        if (shared->ahead_count)
+            result = pipecap_incoming_begin(incoming, shared->ahead, shared->ahead_count, get->longest);
     }
-    result = read_frames(shared, fd, incoming, deadline, longest, max_frames);
-    if (result == -EINTR && !at_boundary(incoming))
+    if (result == 0)
+        result = read_frames(get);
+    if (result == -EINTR || result == -ETIMEDOUT)
         return result;
-    if (result == PIPECAP_CUT_SHORT && most_slots)
-        pipecap_give_slots(shared, 1, most_slots);
+    if (result == PIPECAP_CUT_SHORT) {
+        shared->ahead_count = 0;
+        if (slots)
+            pipecap_give_slots(shared, 1, slots);
+    }
     if (result == PIPECAP_TOO_LONG || result == PIPECAP_BAD_HEADER)
         store(&shared->broken, 1);
     if (incoming->frame_count == 0)
         return result;
-    if (result == PIPECAP_CUT_SHORT)
+    if (result == PIPECAP_CUT_SHORT) {
         __atomic_add_fetch(&shared->cut_short, 1, __ATOMIC_SEQ_CST);
+        incoming->filled = incoming->start;
+    }
     return 0;
 }
 
 int64_t pipecap_get(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t most_slots)
+    int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t slots)
 {
-    int fd = pipecap_enter(end);
+    struct get get = {.shared = shared, .incoming = incoming, .fd = pipecap_enter(end), .deadline = deadline,
+                      .longest = longest, .max_frames = max_frames, .ahead = slots ? sizeof shared->ahead : 0};
     int64_t result = 0;
 
-    if (fd < 0)
-        return fd;
+    if (get.fd < 0)
+        return get.fd;
     if (!incoming->locked) {
         pipecap_incoming_clear(incoming);
-        result = pipecap_lock(shared, fd, READING, pid, deadline);
+        result = pipecap_lock(shared, get.fd, READING, pid, deadline);
         incoming->locked = result == 0;
     }
     if (incoming->locked) {
         store(&shared->last_reader, pid);
-        result = take_frames(shared, fd, incoming, deadline, longest, max_frames, most_slots);
-        if (result != -EINTR || at_boundary(incoming)) {
-            store(&shared->reader_open, 0);
-            incoming->locked = 0;
-            pipecap_unlock(shared, READING);
-        }
+        result = take_frames(&get, slots);
+        if (can_leave(&get) || (result != -EINTR && result != -ETIMEDOUT))
+            leave(&get);
     }
     pipecap_leave(end);
     if (result < 0)
         return result;
-    if (most_slots)
-        pipecap_give_slots(shared, (uint32_t)incoming->frame_count, most_slots);
+    if (slots)
+        pipecap_give_slots(shared, (uint32_t)incoming->frame_count, slots);
     return (int64_t)incoming->frames[1];
 }

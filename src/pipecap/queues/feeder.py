@@ -38,6 +38,7 @@ _log = logging.getLogger("pipecap")
 # What the feeder joins into one go: bytes, items.
 _BATCH_BYTES = 64 << 10
 _BATCH_ITEMS = 1000
+_NO_SLOT = -errno.ETIMEDOUT
 # How long exit waits for an item that is half in the pipe after the rest was discarded.
 _LAST_MOMENT = 0.2
 
@@ -66,7 +67,9 @@ class Feeder:
         self._mutex = threading.Lock()
         self._wake = threading.Condition(self._mutex)
         self._waiting: deque[Payload] = deque()
-        self._sending = 0  # of those that wait, how many the thread has taken up
+        self._sending = 0  # of those that wait, how many are under way
+        self._begun: Outgoing | None = None  # these, where put() has begun them
+        self._idle = False
         self._closing = False
         self._discarded = False
         self._used = False
@@ -75,44 +78,70 @@ class Feeder:
         self._join_cancelled = False
         self.ignore_epipe = False
 
-    def put(self, payload: Payload) -> None:
-        """Send one item, for which a slot is taken already, now or later. Raises OSError where nobody can read."""
+    def put(self, payload: Payload) -> bool:
+        """Take a slot and send one item, now or later; False where there is no slot. OSError where nobody can read."""
         with self._mutex:
             self._used = True
-            if not self._waiting:
-                result = self._put_now(payload)
-                if result == 0:
-                    return
-                if result != lib.PIPECAP_WOULD_WAIT:
-                    raise failure(result)
+            shared = self._shared
+            if not self._waiting and type(payload) is bytes:
+                sent = lib.pipecap_put_one_now(shared.struct, self._writer._end, payload, len(payload), shared.me, 1)
+                if sent == 0:
+                    return True
+                if sent > 0:
+                    outgoing = self._writer.outgoing([payload], [len(payload)])
+                    outgoing.skip(sent)
+                    self._go_on_with(outgoing, [payload])
+                    return True
+                if sent == _NO_SLOT:
+                    return False
+                if sent != lib.PIPECAP_WOULD_WAIT:
+                    shared.give_slots(1)
+                    raise failure(sent)
+            elif lib.pipecap_take_slot(shared.struct, 0) < 0:
+                return False
+            elif not self._waiting and self._sent_now([payload], 1):
+                return True
             self._waiting.append(payload)
             self._call_thread()
+            return True
 
     def put_many(self, payloads: Sequence[Payload]) -> None:
         """Send items, for which slots are taken already, in few writes."""
         with self._mutex:
             self._used = True
-            rest = list(payloads)
-            while rest and not self._waiting:
-                outgoing, count = self._batch(rest)
-                result = lib.pipecap_put_frames_now(
-                    self._shared.struct, self._writer._end, outgoing.struct, self._shared.me
-                )
-                if result == lib.PIPECAP_WOULD_WAIT:
+            done = 0
+            while done < len(payloads) and not self._waiting:
+                sent = self._sent_now(payloads[done : done + _BATCH_ITEMS], len(payloads) - done)
+                if not sent:
                     break
-                if result < 0:
-                    raise failure(result)
-                del rest[:count]
-            if rest:
-                self._waiting.extend(rest)
+                done += sent
+            if done < len(payloads):
+                self._waiting.extend(payloads[done:])
                 self._call_thread()
 
-    def _put_now(self, payload: Payload) -> int:
-        shared = self._shared
-        if type(payload) is bytes:
-            return lib.pipecap_put_now(shared.struct, self._writer._end, payload, len(payload), shared.me)
-        outgoing, _ = self._batch([payload])
-        return lib.pipecap_put_frames_now(shared.struct, self._writer._end, outgoing.struct, shared.me)
+    def _sent_now(self, payloads: Sequence[Payload], slots: int) -> int:
+        """Send the first of some payloads as far as that goes without waiting; give how many that were.
+
+        So many `slots` are given back where it fails.
+        Where it stops half-way the frames under way become the thread's, which goes on with them, under the same lock.
+        """
+        outgoing, count = self._batch(payloads)
+        result = lib.pipecap_put_now(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
+        if result == 0:
+            return count
+        if result != lib.PIPECAP_WOULD_WAIT:
+            self._shared.give_slots(slots)
+            raise failure(result)
+        if outgoing.sent:
+            self._go_on_with(outgoing, payloads[:count])
+            return count
+        return 0
+
+    def _go_on_with(self, outgoing: Outgoing, payloads: Sequence[Payload]) -> None:
+        self._begun = outgoing
+        self._sending = len(payloads)
+        self._waiting.extend(payloads)
+        self._call_thread()
 
     def _batch(self, payloads: Sequence[Payload]) -> tuple[Outgoing, int]:
         """Make frames of the first of some payloads; give them and how many they are."""
@@ -140,25 +169,17 @@ class Feeder:
                 self._join = util.Finalize(
                     self._thread, Feeder._join_at_exit, [weakref.ref(self._thread), self], exitpriority=-5
                 )
-        else:
+        elif self._idle:
             self._wake.notify()
 
     def _feed(self) -> None:
-        while True:
-            with self._mutex:
-                while not self._waiting and not self._closing:
-                    self._wake.wait()
-                if not self._waiting:
-                    break
-                head = [self._waiting[i] for i in range(min(len(self._waiting), _BATCH_ITEMS))]
-                outgoing, self._sending = self._batch(head)
-                del head
+        while (outgoing := self._next()) is not None:
             result = -errno.EINTR
             while result == -errno.EINTR:
                 result = lib.pipecap_put(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
             with self._mutex:
                 lost = self._sending - outgoing.struct.frame
-                for _ in range(min(self._sending, len(self._waiting))):
+                for _ in range(self._sending):
                     self._waiting.popleft()
                 self._sending = 0
             if result < 0:
@@ -167,6 +188,22 @@ class Feeder:
                     _log.error("%d item(s) of %s were lost: %s", lost, self, failure(result))
             del outgoing
         self._close_ends()
+
+    def _next(self) -> Outgoing | None:
+        """Wait for items; None when there will be no more."""
+        with self._mutex:
+            while not self._waiting and not self._closing:
+                self._idle = True
+                self._wake.wait()
+                self._idle = False
+            if self._begun is not None:
+                outgoing, self._begun = self._begun, None
+            elif self._waiting:
+                head = [self._waiting[i] for i in range(min(len(self._waiting), _BATCH_ITEMS))]
+                outgoing, self._sending = self._batch(head)
+            else:
+                return None
+            return outgoing
 
     def __repr__(self) -> str:
         return f"the queue on fd {self._writer._end.fd}"

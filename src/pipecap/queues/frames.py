@@ -128,22 +128,22 @@ class Incoming:
         self._room = 0
         self._view = memoryview(b"")
 
-    def _buffer(self) -> memoryview:
-        allocated = self.struct.allocated
-        if allocated != self._room:  # it never moves but by growing
-            self._room = allocated
-            self._view = memoryview(ffi.buffer(self.struct.data, allocated))
-        return self._view
+    def _look(self) -> None:
+        self._room = self.struct.allocated
+        self._view = memoryview(ffi.buffer(self.struct.data, self._room))
 
     def payload(self, size: int) -> memoryview:
         """Give the payload of the first frame; only until the buffer is used again."""
-        return self._buffer()[HEADER : HEADER + size]
+        if HEADER + size > self._room:  # receiving one frame moves the buffer only where it does not fit
+            self._look()
+        return self._view[HEADER : HEADER + size]
 
     def payloads(self) -> list[memoryview]:
         """Give the payloads of all whole frames; only until the buffer is used again."""
         bounds = ffi.unpack(self.struct.frames, 2 * self.struct.frame_count)
         begins, sizes = bounds[::2], bounds[1::2]
-        view = self._buffer()
+        self._look()
+        view = self._view
         return [view[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
 
     @property
@@ -165,7 +165,7 @@ def take() -> Incoming:
 
 def give(incoming: Incoming) -> None:
     """Put a buffer back for the next frame."""
-    if len(_spare) < _KEPT_BUFFERS and incoming.struct.allocated <= _KEPT_BYTES:
+    if len(_spare) < _KEPT_BUFFERS and incoming._room <= _KEPT_BYTES:
         _spare.append(incoming)
 
 

@@ -42,14 +42,33 @@ class _Pipe:
         # A frame that an exception came into while it was read; the read lock is still held for it.
         self._half_received: list[Incoming] = []
 
-    def _get(self, deadline: int, max_frames: int, slots: int) -> tuple[Incoming, int]:
-        """Give a buffer with at least one frame, and the payload bytes of the first. Raises Empty at the deadline."""
+    def _get(self, deadline: int, slots: int) -> Any:
+        if self._half_received:
+            incoming, size = self._receive(deadline, 1, slots)
+        else:  # the common case, in the fewest steps
+            incoming = frames.take()
+            shared = self._shared
+            size = lib.pipecap_get(
+                shared.struct, self._reader._end, incoming.struct, shared.me, deadline, frames.LONGEST, 1, slots
+            )
+            if size < 0:
+                incoming, size = self._receive(deadline, 1, slots, incoming, size)
+        item = frames.loads(incoming.payload(size))
+        frames.give(incoming)
+        return item
+
+    def _receive(
+        self, deadline: int, max_frames: int, slots: int, incoming: Incoming | None = None, result: int = _AGAIN
+    ) -> tuple[Incoming, int]:
+        """Give a buffer with at least one frame, and the payload bytes of the first. Raises Empty at the deadline.
+
+        `incoming` and `result` are those of a first try.
+        """
         try:
-            incoming = self._half_received.pop() if self._half_received else frames.take()
+            incoming = incoming or (self._half_received.pop() if self._half_received else frames.take())
         except IndexError:  # another thread was faster
             incoming = frames.take()
         shared = self._shared
-        result = _AGAIN
         try:
             while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
                 result = lib.pipecap_get(
@@ -57,10 +76,12 @@ class _Pipe:
                     deadline, frames.LONGEST, max_frames, slots,
                 )  # fmt: skip
         finally:
-            if result == _AGAIN and incoming.struct.locked:
-                self._half_received.append(incoming)
+            if result < 0:
+                if incoming.struct.locked:  # half of it is here: it waits for who gets next
+                    self._half_received.append(incoming)
+                else:
+                    frames.give(incoming)
         if result < 0:
-            frames.give(incoming)
             if result == -errno.ETIMEDOUT:
                 raise Empty
             raise failure(result)
@@ -125,20 +146,18 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
 
     def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
         """Put an item; raises Full, NotPicklable, ValueError when closed, BrokenPipeError when nobody can read."""
-        self._check_open()
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
         payload = _pickled(obj)
-        if lib.pipecap_take_slot(self._shared.struct, 0) and not (
-            block and self._shared.take_slot(deadline_of(timeout))
-        ):
-            raise Full
-        try:
-            self._hand_over(payload)
-        except OSError:
-            self._shared.give_slots(1)
-            raise
+        if self._hand_over(payload):
+            return
+        deadline = deadline_of(timeout) if block else 0
+        while not self._hand_over(payload):
+            if not self._shared.wait_for_slot(deadline):
+                raise Full
 
-    def _hand_over(self, payload: frames.Payload) -> None:
-        self._feeder.put(payload)
+    def _hand_over(self, payload: frames.Payload) -> bool:
+        return self._feeder.put(payload)
 
     def put_many(self, items: Iterable[object], block: bool = True, timeout: float | None = None) -> None:
         """Put items in order, in few writes. Pickles all before it sends the first, so NotPicklable means none was put.
@@ -156,11 +175,7 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
                 full = Full()
                 full.put = done  # type: ignore[attr-defined] # told in the docstring
                 raise full
-            try:
-                self._hand_over_many(payloads[done : done + count])
-            except OSError:
-                self._shared.give_slots(count)
-                raise
+            self._hand_over_many(payloads[done : done + count])
             done += count
 
     def _hand_over_many(self, payloads: list[frames.Payload]) -> None:
@@ -177,20 +192,17 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Get the next item; raises Empty, ValueError when closed, and for what arrived TruncatedItem or BadFrame."""
-        self._check_open()
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
         deadline = (_FOR_EVER if timeout is None else deadline_of(timeout)) if block else 0
-        incoming, size = self._get(deadline, 1, self._maxsize)
-        try:
-            return frames.loads(incoming.payload(size))
-        finally:
-            frames.give(incoming)
+        return self._get(deadline, self._maxsize)
 
     def get_many(self, max_items: int = 2**32, timeout: float | None = None) -> list[Any]:
         """Get all items that are there, at least one and at most `max_items`, in few reads; Empty at the timeout."""
         self._check_open()
         if max_items < 1:
             raise ValueError("max_items must be at least 1")
-        incoming, _ = self._get(deadline_of(timeout), max_items, self._maxsize)
+        incoming, _ = self._receive(deadline_of(timeout), max_items, self._maxsize)
         try:
             return frames.receive_all(incoming.payloads())
         finally:
@@ -228,13 +240,15 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
 class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # the same
     """multiprocessing.JoinableQueue, as Queue is multiprocessing.Queue."""
 
-    def _hand_over(self, payload: frames.Payload) -> None:
-        lib.pipecap_add_unfinished(self._shared.struct, 1)
+    def _hand_over(self, payload: frames.Payload) -> bool:
+        lib.pipecap_add_unfinished(self._shared.struct, 1)  # before a reader can call task_done()
+        put = False
         try:
-            super()._hand_over(payload)
-        except OSError:
-            lib.pipecap_task_done(self._shared.struct, 1)
-            raise
+            put = super()._hand_over(payload)
+        finally:
+            if not put:
+                lib.pipecap_task_done(self._shared.struct, 1)
+        return put
 
     def _hand_over_many(self, payloads: list[frames.Payload]) -> None:
         lib.pipecap_add_unfinished(self._shared.struct, len(payloads))
@@ -282,25 +296,24 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
 
     def get(self) -> Any:
         """Wait for the next item; raises EOFError when nobody can put any more, TruncatedItem, BadFrame."""
-        incoming, size = self._get(_FOR_EVER, 1, 0)
-        try:
-            return frames.loads(incoming.payload(size))
-        finally:
-            frames.give(incoming)
+        return self._get(_FOR_EVER, 0)
 
     def put(self, obj: object) -> None:
         """Put an item, waiting until all of it is in the pipe; raises NotPicklable, BrokenPipeError."""
         payload = _pickled(obj)
-        shared = self._shared
+        sent = 0
         if type(payload) is bytes and not self._half_sent:
-            result = lib.pipecap_put_now(shared.struct, self._writer._end, payload, len(payload), shared.me)
-            if result == 0:
+            shared = self._shared
+            sent = lib.pipecap_put_one_now(shared.struct, self._writer._end, payload, len(payload), shared.me, 0)
+            if sent == 0:
                 return
-            if result != lib.PIPECAP_WOULD_WAIT:
-                raise failure(result)
+            if sent < 0 and sent != lib.PIPECAP_WOULD_WAIT:
+                raise failure(sent)
         outgoing = self._writer.outgoing(
             [payload] if type(payload) is bytes else list(payload), [frames.size_of(payload)]
         )
+        if sent > 0:
+            outgoing.skip(sent)
         while self._half_sent:
             self._drive(self._half_sent.pop())
         self._drive(outgoing)

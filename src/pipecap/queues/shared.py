@@ -78,6 +78,13 @@ class Shared:
             raise failure(result)
         return result == 0
 
+    def wait_for_slot(self, deadline: int) -> bool:
+        """Wait until there is room for an item, without taking it; False at the deadline."""
+        if not self.take_slot(deadline):
+            return False
+        self.give_slots(1)
+        return True
+
     def give_slots(self, count: int) -> None:
         """Give back the room of items that were not sent."""
         lib.pipecap_give_slots(self.struct, count, self.slots)

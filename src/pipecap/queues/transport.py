@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 CHUNK = 8192
 _SOCKET_CHUNK = 1 << 20
 
-_SMALL = frames.LARGEST_ATOMIC - frames.HEADER
+# A payload up to this makes a frame that is one write(2).
+SMALL = frames.LARGEST_ATOMIC - frames.HEADER
 _AGAIN = -errno.EINTR
 _WAIT_FOR_EVER = -1
 
@@ -72,13 +73,13 @@ class Connection(connection.Connection):
         self._send_payload(frames.pickled(obj))
 
     def _send_bytes(self, buf: Buffer) -> None:
-        self._send_payload(bytes(buf) if memoryview(buf).nbytes <= _SMALL else [buf])
+        self._send_payload(bytes(buf) if memoryview(buf).nbytes <= SMALL else [buf])
 
     def _send_payload(self, payload: Payload) -> None:
         sent = 0
         if type(payload) is bytes:
             size = len(payload)
-            if size <= _SMALL and not self._half_sent:
+            if size <= SMALL and not self._half_sent:
                 sent = lib.pipecap_send_once(self._end, payload, size)
                 if sent == frames.HEADER + size:
                     return
