@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 DEADLINE = 20.0
@@ -35,12 +36,19 @@ def scene(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def wait_until_blocked_on_a_full_pipe(pid: int) -> None:
     """Return once some thread of the process sleeps in the kernel's pipe_write()."""
+    wait_until_asleep_in(pid, "pipe_write")
+
+
+def wait_until_asleep_in(process: int | BaseProcess, function: str) -> None:
+    """Return once some thread of the process sleeps in that kernel function (part of its name will do)."""
+    pid = process if isinstance(process, int) else process.pid
+    assert pid is not None
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
-        if any("pipe_write" in place for place in waiting_places(pid)):
+        if any(function in place for place in waiting_places(pid)):
             return
         time.sleep(0.01)
-    raise AssertionError(f"process {pid} never blocked: {waiting_places(pid)}")
+    raise AssertionError(f"process {pid} is not in {function}: {waiting_places(pid)}")
 
 
 def waiting_places(pid: int) -> list[str]:

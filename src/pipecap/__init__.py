@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # as typing.TYPE_CHECKING, which costs the import of typi
 if TYPE_CHECKING:
     from pipecap import version
     from pipecap.errors import AccessDenied as AccessDenied
+    from pipecap.errors import BadFrame as BadFrame
     from pipecap.errors import DrainTimeout as DrainTimeout
     from pipecap.errors import InvalidSize as InvalidSize
     from pipecap.errors import NoScratchPipe as NoScratchPipe
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from pipecap.kernel.probe import Measurement as Measurement
     from pipecap.kernel.probe import capacity_curve as capacity_curve
     from pipecap.kernel.probe import measure as measure
+    from pipecap.queues.context import Context as Context
+    from pipecap.queues.context import get_context as get_context
+    from pipecap.queues.drain import drain as drain
+    from pipecap.queues.drain import join as join
+    from pipecap.queues.feeder import Discarded as Discarded
     from pipecap.targets import capacity as capacity
     from pipecap.targets import pipes_of as pipes_of
     from pipecap.targets import resize as resize
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pipecap.errors": """
-        AccessDenied DrainTimeout InvalidSize NoScratchPipe NotAPipe NotPicklable PipecapError ProcessGone
+        AccessDenied BadFrame DrainTimeout InvalidSize NoScratchPipe NotAPipe NotPicklable PipecapError ProcessGone
         ResizeRefused TruncatedItem Unsupported
     """,
     "pipecap.host": "HostReport report",
@@ -52,6 +58,9 @@ _HOMES = {
     "pipecap.kernel.limits": "Headroom HostLimits headroom limits",
     "pipecap.kernel.pipes": "PipeState",
     "pipecap.kernel.probe": "Measurement capacity_curve measure",
+    "pipecap.queues.context": "Context get_context",
+    "pipecap.queues.drain": "drain join",
+    "pipecap.queues.feeder": "Discarded",
     "pipecap.targets": "capacity pipes_of resize state unread",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

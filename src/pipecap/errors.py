@@ -9,6 +9,10 @@ from __future__ import annotations
 import errno
 import os
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, which costs the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class PipecapError(Exception):
     """Root of everything pipecap raises on purpose."""
@@ -153,21 +157,38 @@ _CUT_SHORT_HINT = "what was whole came out before; look at how the producer ende
 
 
 class DrainTimeout(PipecapError, TimeoutError):
-    """The producers did not end in time."""
+    """The producers did not end in time. `pids` are those that still run, `items` what join() had read."""
+
+    def __init__(self, pids: Sequence[int] = ()) -> None:
+        who = ", ".join(map(str, pids)) or "none, but the queue is not empty"
+        super().__init__(
+            f"not all producers ended in time; still running: {who}",
+            hint="what came out before is valid: go on with another drain(), or look at what they do with py-spy dump",
+        )
+        self.pids = tuple(pids)
+        self.items: list[object] = []
 
 
-class TruncatedItem(PipecapError, EOFError, OSError):
+class TruncatedItem(PipecapError, OSError, EOFError):
     """An item was cut short: its producer died, or closed its end, in the middle of it.
 
-    All whole items came out before this was raised. It is an OSError too: that is what the standard library raises.
+    All whole items came out before this was raised; of join() they are in `items`. It is an OSError too: that is what
+    the standard library raises.
     """
+
+    items: Sequence[object] = ()
 
     def __init__(self, message: str = "got end of file during message", *, hint: str = _CUT_SHORT_HINT) -> None:
         super().__init__(message, hint=hint)
 
 
 class BadFrame(PipecapError, OSError):
-    """What arrived is no message of multiprocessing, and what follows cannot be told apart any more."""
+    """What arrived is no message of multiprocessing, and what follows cannot be told apart any more.
+
+    `items` is what join() had read before.
+    """
+
+    items: Sequence[object] = ()
 
     def __init__(
         self,

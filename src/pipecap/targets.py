@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pipecap._native import lib
 from pipecap.errors import NotAPipe, PipecapError
@@ -200,6 +201,30 @@ def _hint(target: object) -> str:
     if module == "_queue":
         module = "queue"
     return _HINTS.get(module) or _HINTS.get(module.partition(".")[0]) or "see pipecap.pipes_of() for what is a target"
+
+
+class QueueParts(NamedTuple):
+    """What drain() needs of a queue: its connection and locks; `slots`, the semaphore that counts its items, if any."""
+
+    reader: Any
+    read_lock: Any
+    write_lock: Any
+    slots: Any
+
+
+def queue_parts(queue: object) -> QueueParts:
+    """Take a Queue, JoinableQueue or SimpleQueue apart. Raises NotAPipe for anything else, and for a closed one."""
+    if not all(_has(queue, attribute) for attribute in ("_reader", "_rlock", "_wlock")):
+        raise NotAPipe(f"a {_type(queue)}", "is no queue to drain", hint=_hint(queue))
+    reader = queue._reader  # type: ignore[attr-defined] # looked for above
+    if getattr(reader, "closed", False):
+        raise NotAPipe(f"this {_type(queue)}", "is closed", hint="drain it before close()")
+    return QueueParts(
+        reader,
+        queue._rlock,  # type: ignore[attr-defined] # looked for above
+        queue._wlock,  # type: ignore[attr-defined] # looked for above
+        getattr(queue, "_sem", None),
+    )
 
 
 def close_ends(queue: object) -> None:

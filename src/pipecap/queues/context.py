@@ -40,7 +40,7 @@ class Context(context.BaseContext):
         """Make a pipecap SimpleQueue."""
         return SimpleQueue(ctx=self, capacity=self.capacity)
 
-    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:  # type: ignore[override]
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
         """Make two connected Connections: a socketpair; or, not duplex, a pipe of the context's capacity."""
         return transport.two_way() if duplex else transport.one_way(self.capacity)
 

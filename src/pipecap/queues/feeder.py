@@ -29,8 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from typing_extensions import Buffer
-
     from pipecap.queues.frames import Payload
 
 _log = logging.getLogger("pipecap")
@@ -146,7 +144,7 @@ class Feeder:
     def _batch(self, payloads: Sequence[Payload]) -> tuple[Outgoing, int]:
         """Make frames of the first of some payloads; give them and how many they are."""
         sizes = [frames.size_of(payloads[0])]
-        pieces: list[Buffer] = [payloads[0]] if type(payloads[0]) is bytes else list(payloads[0])
+        pieces = frames.pieces_of(payloads[0])
         total = sizes[0]
         if total < _BATCH_BYTES:
             for payload in payloads[1:_BATCH_ITEMS]:

@@ -58,19 +58,24 @@ def pickled(obj: object) -> Payload:
     if len(pieces) > 1:
         return pieces
     (data,) = pieces
-    if len(data) < _KEPT_PICKLE:  # type: ignore[arg-type] # one piece is bytes
+    if len(data) < _KEPT_PICKLE:
         pieces.clear()
         pickler.clear_memo()
         _picklers.append((pickler, pieces))
-    return data  # type: ignore[return-value]
+    return data  # type: ignore[no-any-return] # bytes
 
 
 loads = pickle.loads
 
 
+def pieces_of(payload: Payload) -> list[Buffer]:
+    """Give the pieces of a payload."""
+    return [payload] if isinstance(payload, bytes) else list(payload)
+
+
 def size_of(payload: Payload) -> int:
     """Bytes of a payload."""
-    return len(payload) if type(payload) is bytes else sum(memoryview(piece).nbytes for piece in payload)
+    return len(payload) if isinstance(payload, bytes) else sum(memoryview(piece).nbytes for piece in payload)
 
 
 class Outgoing:
@@ -163,8 +168,15 @@ def take() -> Incoming:
         return Incoming()
 
 
+def give_unused(incoming: Incoming) -> None:
+    """Put a buffer back into which no frame came whole; it may have grown, and so moved, all the same."""
+    if incoming.struct.allocated != incoming._room:
+        incoming._look()
+    give(incoming)
+
+
 def give(incoming: Incoming) -> None:
-    """Put a buffer back for the next frame."""
+    """Put a buffer back for the next frame, after its payload was looked at."""
     if len(_spare) < _KEPT_BUFFERS and incoming._room <= _KEPT_BYTES:
         _spare.append(incoming)
 

@@ -80,7 +80,7 @@ class _Pipe:
                 if incoming.struct.locked:  # half of it is here: it waits for who gets next
                     self._half_received.append(incoming)
                 else:
-                    frames.give(incoming)
+                    frames.give_unused(incoming)
         if result < 0:
             if result == -errno.ETIMEDOUT:
                 raise Empty
@@ -117,13 +117,13 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         self._make_pipe(capacity, self._maxsize)
         self._start()
 
-    def __getstate__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> Any:
         context.assert_spawning(self)
         return (
             self._maxsize, self._exit_warning, self._ignore_epipe, self._opid, self._reader, self._writer, self._shared
         )  # fmt: skip
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __setstate__(self, state: Any) -> None:
         self._maxsize, self._exit_warning, self._ignore_epipe, self._opid, *ends = state
         self._adopt(*ends)
         self._start()
@@ -277,11 +277,11 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
         self._make_pipe(capacity, MOST_SLOTS)
         self._half_sent: list[Outgoing] = []
 
-    def __getstate__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> Any:
         context.assert_spawning(self)
         return self._reader, self._writer, self._shared
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __setstate__(self, state: Any) -> None:
         self._adopt(*state)
         self._half_sent = []
 
@@ -309,9 +309,7 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
                 return
             if sent < 0 and sent != lib.PIPECAP_WOULD_WAIT:
                 raise failure(sent)
-        outgoing = self._writer.outgoing(
-            [payload] if type(payload) is bytes else list(payload), [frames.size_of(payload)]
-        )
+        outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
         if sent > 0:
             outgoing.skip(sent)
         while self._half_sent:

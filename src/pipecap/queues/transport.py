@@ -46,6 +46,15 @@ class Connection(connection.Connection):
     cannot be one raises BadFrame, a message cut short TruncatedItem (both are OSError, as the standard library has it).
     """
 
+    if TYPE_CHECKING:  # of the base class, not published
+        _readable: bool
+        _writable: bool
+
+        def _check_closed(self) -> None: ...
+        def _check_readable(self) -> None: ...
+        def _check_writable(self) -> None: ...
+        def _bad_message_length(self) -> NoReturn: ...
+
     def __init__(
         self, handle: int, readable: bool = True, writable: bool = True, *, elastic: bool = False, chunk: int = CHUNK
     ) -> None:
@@ -174,7 +183,7 @@ class Connection(connection.Connection):
                 if incoming.amid_frame:
                     self._half_received.append(incoming)
                 else:
-                    frames.give(incoming)
+                    frames.give_unused(incoming)
         if result < 0:
             if result == lib.PIPECAP_TOO_LONG and longest is not None:
                 self._bad_message_length()
@@ -251,4 +260,6 @@ def one_way(capacity: int | str, *, chunk: int = CHUNK) -> tuple[Connection, Con
 def two_way() -> tuple[Connection, Connection]:
     """Make a socketpair, both ends readable and writable, as multiprocessing.Pipe() does."""
     one, other = socket.socketpair()
+    one.setblocking(True)  # also under socket.setdefaulttimeout()
+    other.setblocking(True)
     return Connection(one.detach()), Connection(other.detach())
