@@ -168,19 +168,18 @@ static int comes_at_once(int fd)
  * 0) waits here: an item that has begun to arrive is there. */
 static int wait_for_rest(struct pipecap_shared *shared, int fd, int64_t deadline)
 {
+    int64_t look = (int64_t)now_ns() + LOOK_NS;
+    int result;
+
     if (comes_at_once(fd))
         return 1;
-    for (;;) {
-        int64_t look = (int64_t)now_ns() + LOOK_NS;
-        int result = wait_readable(fd, deadline > 0 && deadline < look ? deadline : look);
-
-        if (result)
-            return result;
-        if (is_cut_short(shared, fd))
-            return PIPECAP_CUT_SHORT;
-        if (deadline > 0 && (int64_t)now_ns() >= deadline)
-            return -ETIMEDOUT;
-    }
+    result = wait_readable(fd, deadline > 0 && deadline < look ? deadline : look);
+    if (result)
+        return result;
+    if (is_cut_short(shared, fd))
+        return PIPECAP_CUT_SHORT;
+    /* As if interrupted: a signal that came between two waits has its turn, then the caller comes again. */
+    return deadline > 0 && (int64_t)now_ns() >= deadline ? -ETIMEDOUT : -EINTR;
 }
 
 /* Wait for a frame to begin: 1, -errno or -ETIMEDOUT. */

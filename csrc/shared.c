@@ -19,6 +19,7 @@
 #define FOR_EVER (-1)
 /* How often who waits for a lock looks whether its holder still lives. */
 #define LOOK_NS 500000000
+#define LOOKS 2
 
 static uint32_t load(const uint32_t *word)
 {
@@ -149,7 +150,7 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
 {
     uint32_t *lock = reading ? &shared->reading : &shared->writing;
     uint32_t mine = pid;
-    int quiet = 0;
+    int quiet = 0, looks = 0;
 
     while (!swap(lock, 0, mine)) {
         uint32_t value = load(lock);
@@ -166,6 +167,8 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
             break;
         if (result == -ETIMEDOUT && past(deadline))
             return result;
+        if (result == -ETIMEDOUT && ++looks == LOOKS)
+            return -EINTR; /* as if: a signal that came between two waits has its turn */
         if (result && result != -ETIMEDOUT)
             return result;
     }

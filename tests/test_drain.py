@@ -205,8 +205,7 @@ def test_a_timeout_holds_in_the_middle_of_an_item(ctx: Any, start: Callable[...,
             next(items)
     finally:
         os.kill(producer.pid, signal.SIGCONT)
-    if ctx is OURS:
-        assert pipecap.join([producer], queue, timeout=20) == [BIG]
+    assert pipecap.join([producer], queue, timeout=20) == [BIG]
 
 
 def test_what_is_no_queue_is_refused() -> None:

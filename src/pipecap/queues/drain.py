@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection, process
 from queue import Empty
@@ -27,6 +28,8 @@ _ABANDONED_AFTER = 0.5
 # How often those that are waited for are looked at, besides their sentinels: a sentinel is held open by grandchildren.
 _LOOK_EVERY = 0.25
 _LOCKED_PAUSE = 0.01
+# How long the rest of an item is waited for before the producers are looked at again.
+_REST = 0.05
 
 
 class _Source(Protocol):
@@ -56,7 +59,9 @@ class _OwnSource:
         queue = self._queue
         if not queue._half_received and not self.reader.poll():
             raise Empty
-        incoming, size = queue._receive(deadline_of(0.05 if timeout is None else min(timeout, 0.05)), 1, self._slots)
+        incoming, size = queue._receive(
+            deadline_of(_REST if timeout is None else min(timeout + 0.001, _REST)), 1, self._slots
+        )
         item = frames.loads(incoming.payload(size))
         frames.give(incoming)
         return item
@@ -71,6 +76,10 @@ class _OwnSource:
             self._queue._receive(0, 1, self._slots)
 
 
+# Stock queues of which half an item was read when the time was up: the rest is for the next drain().
+_half_read: weakref.WeakKeyDictionary[object, _StockSource] = weakref.WeakKeyDictionary()
+
+
 class _StockSource:
     """A queue of multiprocessing, or one built like it: its locks do not know who holds them."""
 
@@ -79,14 +88,14 @@ class _StockSource:
         self._parts = parts
         self._end = ffi.new("struct pipecap_end *", {"fd": parts.reader.fileno(), "pid": os.getpid()})
         self._incoming = frames.take()
-        self._locked = False
+        self.locked = False
         self._quiet_since: float | None = None
 
     def take(self, timeout: float | None) -> Any:
-        if not self._locked:
+        if not self.locked:
             if not self._parts.read_lock.acquire(block=False):
                 raise Empty
-            self._locked = True
+            self.locked = True
         size = lib.pipecap_receive_now(self._end, self._incoming.struct, frames.LONGEST)
         if size in (-errno.EAGAIN, -errno.EINTR, lib.PIPECAP_END_OF_FILE) and self._incoming.amid_frame:
             raise Empty  # the lock stays: the rest is ours
@@ -100,8 +109,8 @@ class _StockSource:
         return frames.loads(self._incoming.payload(size))
 
     def _release(self) -> None:
-        if self._locked:
-            self._locked = False
+        if self.locked:
+            self.locked = False
             self._parts.read_lock.release()
 
     def _give_slot(self) -> None:
@@ -110,7 +119,7 @@ class _StockSource:
 
     def free_locks(self, *, died: bool, all_gone: bool) -> None:
         parts = self._parts
-        if all_gone and not self._locked and self.reader.poll():
+        if all_gone and not self.locked and self.reader.poll():
             # Bytes lie there and we could not take them: another reader holds the lock, or died holding it.
             if self._nothing_moves():
                 parts.read_lock.release()
@@ -156,13 +165,29 @@ def drain(queue: object, processes: Iterable[process.BaseProcess], *, timeout: f
     beside. A process that was never started counts as ended. An item that a producer cut short, because it was killed
     while it sent it, raises TruncatedItem after all whole items came out; so does what is no item at all (BadFrame).
     After `timeout` seconds DrainTimeout; what came out before is valid and the queue goes on. A lock that a killed
-    producer left taken is freed, so that the others can go on.
+    producer left taken is freed, so that the others can go on. (A stock queue that timed out in the middle of an item
+    can only be read by another drain() or join() of this process: they have the first half.)
 
     Call it in the process that started the producers. Raises NotAPipe for what is no queue.
     """
-    source: _Source = _OwnSource(queue) if isinstance(queue, Queue | SimpleQueue) else _StockSource(queue_parts(queue))
+    source: _Source
+    if isinstance(queue, Queue | SimpleQueue):
+        source = _OwnSource(queue)
+    else:
+        parts = queue_parts(queue)
+        source = _half_read.pop(queue) if queue in _half_read else _StockSource(parts)
     deadline = None if timeout is None else time.monotonic() + timeout
-    return _drain(source, list(processes), deadline)
+    return _drained(queue, source, list(processes), deadline)
+
+
+def _drained(
+    queue: object, source: _Source, processes: list[process.BaseProcess], deadline: float | None
+) -> Iterator[Any]:
+    try:
+        yield from _drain(source, processes, deadline)
+    finally:
+        if isinstance(source, _StockSource) and source.locked:
+            _half_read[queue] = source
 
 
 def _drain(source: _Source, processes: list[process.BaseProcess], deadline: float | None) -> Iterator[Any]:

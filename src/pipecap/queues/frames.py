@@ -114,6 +114,15 @@ class Outgoing:
         self.struct.sent = self.struct.frame_done = count
         self.struct.piece_done = max(0, count - HEADER)
 
+    def release(self) -> None:
+        """Let go of the pieces.
+
+        A traceback may keep this: when the garbage collector clears a memoryview that cffi still holds the buffer of,
+        CPython 3.11 crashes.
+        """
+        for buffer in self._alive[1]:
+            ffi.release(buffer)
+
     def own(self) -> Outgoing:
         """Give the same frames, as far as they came, on copies: for when their owner may change what was not sent."""
         pieces, _, _, sizes = self._alive

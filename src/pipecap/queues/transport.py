@@ -101,9 +101,12 @@ class Connection(connection.Connection):
         outgoing = self.outgoing(pieces, [size])
         if sent > 0:  # a socket took part of it
             outgoing.skip(sent)
-        while self._half_sent:
-            self._drive(self._half_sent.pop())
-        self._drive(outgoing)
+        try:
+            while self._half_sent:
+                self._drive(self._half_sent.pop())
+            self._drive(outgoing)
+        finally:
+            outgoing.release()
 
     def outgoing(self, pieces: list[Buffer], sizes: list[int]) -> Outgoing:
         """Give frames the form they are sent in."""
