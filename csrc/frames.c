@@ -230,16 +230,20 @@ int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t lon
 static int64_t receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest, int wait)
 {
     int fd = pipecap_enter(end);
+    int may_sleep = wait;
     int result;
 
     if (fd < 0)
         return fd;
-    if (incoming->frame_count) /* the frame of before was taken */
+    if (incoming->filled == incoming->start) /* the frame of before was taken */
         pipecap_incoming_clear(incoming);
     do {
-        result = pipecap_receive_some(fd, incoming, longest, 1, 0, wait);
+        result = pipecap_receive_some(fd, incoming, longest, 1, 0, may_sleep);
         if (!wait && (result == -EOPNOTSUPP || result == -ENOSYS)) /* no RWF_NOWAIT here */
             result = wait_readable(fd, 0) == 1 ? pipecap_receive_some(fd, incoming, longest, 1, 0, 1) : -EAGAIN;
+        else if (result < 0 && wait && !may_sleep)
+            result = result > PIPECAP_END_OF_FILE ? -EINTR : result;
+        may_sleep = 0; /* not before the caller looked for signals that came meanwhile */
     } while (result == 1 && incoming->frame_count == 0);
     pipecap_leave(end);
     return result == 1 ? (int64_t)incoming->frames[1] : result;
@@ -433,6 +437,8 @@ static ssize_t write_now(int fd, struct gather *gather)
 
 int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing, int wait)
 {
+    int again = 0;
+
     while (outgoing->frame < outgoing->frame_count) {
         struct pipecap_outgoing next = *outgoing;
         struct gather gather; /* only what is staged is written to */
@@ -444,7 +450,11 @@ int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing, int wait)
         size = advance(&next, outgoing->chunk, &gather);
         written = wait ? writev(fd, gather.parts, gather.count) : write_now(fd, &gather);
         if (written == -1)
-            return -errno;
+            return errno == EAGAIN && again ? -EINTR : -errno;
+        if (wait && !outgoing->patient) {
+            wait = 0; /* not before the caller looked for signals that came meanwhile */
+            again = 1;
+        }
         if ((size_t)written == size)
             *outgoing = next;
         else

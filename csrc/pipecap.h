@@ -77,6 +77,7 @@ struct pipecap_incoming {
     uint64_t payload;     /* of the frame under way, once header_known */
     int header_known;
     int locked;           /* a queue's read lock is held for the frame under way */
+    int looked;           /* nothing came at once: the next call may sleep */
     uint64_t *frames;     /* of each whole frame but the first: where its payload begins, its bytes */
     size_t frames_allocated;
     size_t frame_count;   /* whole frames */
@@ -104,6 +105,7 @@ struct pipecap_outgoing {
     const uint64_t *payloads; /* bytes of each frame's payload */
     size_t frame_count;
     size_t chunk;             /* most bytes of one write(2) */
+    int patient;              /* of a thread that no signal handler waits for: sleep again without coming back */
     size_t piece;             /* how far it came: in the pieces, ... */
     size_t piece_done;
     size_t frame;             /* ... in the frames, ... */

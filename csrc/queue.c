@@ -182,11 +182,18 @@ static int wait_for_rest(struct pipecap_shared *shared, int fd, int64_t deadline
     return deadline > 0 && (int64_t)now_ns() >= deadline ? -ETIMEDOUT : -EINTR;
 }
 
-/* Wait for a frame to begin: 1, -errno or -ETIMEDOUT. */
-static int wait_for_frame(int fd, int64_t deadline)
+/* Wait for a frame to begin: 1, -errno or -ETIMEDOUT. It looks for a while, or sleeps; in between the caller sees to the
+ * signals that came meanwhile. */
+static int wait_for_frame(struct pipecap_incoming *incoming, int fd, int64_t deadline)
 {
-    int result = deadline && comes_at_once(fd) ? 1 : wait_readable(fd, deadline);
+    int result;
 
+    if (deadline && !incoming->looked) {
+        incoming->looked = !comes_at_once(fd);
+        return incoming->looked ? -EINTR : 1;
+    }
+    incoming->looked = 0;
+    result = wait_readable(fd, deadline);
     return result == 0 ? -ETIMEDOUT : result;
 }
 
@@ -262,7 +269,7 @@ static int64_t read_frames(const struct get *get)
             store(&shared->reader_open, 0);
         }
         result = begun(incoming) ? wait_for_rest(shared, get->fd, get->deadline)
-                                 : wait_for_frame(get->fd, get->deadline);
+                                 : wait_for_frame(incoming, get->fd, get->deadline);
         if (result < 0)
             return result;
     }
@@ -286,7 +293,7 @@ static int64_t take_frames(const struct get *get, uint32_t slots)
     }
     if (result == 0)
         result = read_frames(get);
-    if (result == -EINTR || result == -ETIMEDOUT)
+    if (result < 0 && result > PIPECAP_END_OF_FILE)
         return result;
     if (result == PIPECAP_CUT_SHORT) {
         shared->ahead_count = 0;
@@ -322,7 +329,7 @@ int64_t pipecap_get(
     if (incoming->locked) {
         store(&shared->last_reader, pid);
         result = take_frames(&get, slots);
-        if (can_leave(&get) || (result != -EINTR && result != -ETIMEDOUT))
+        if (can_leave(&get) || result <= PIPECAP_END_OF_FILE) /* else a frame is half here: come again */
             leave(&get);
     }
     pipecap_leave(end);

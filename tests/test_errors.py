@@ -33,7 +33,7 @@ EXAMPLES: list[tuple[errors.PipecapError, type[Exception]]] = [
     (errors.Unsupported("no", hint="h"), RuntimeError),
     (errors.ProcessGone(7), ProcessLookupError),
     (errors.AccessDenied("no"), PermissionError),
-    (errors.DrainTimeout("late", hint="h"), TimeoutError),
+    (errors.DrainTimeout([7]), TimeoutError),
     (errors.TruncatedItem("cut", hint="h"), EOFError),
 ]
 

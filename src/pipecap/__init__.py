@@ -35,11 +35,16 @@ if TYPE_CHECKING:
     from pipecap.kernel.probe import Measurement as Measurement
     from pipecap.kernel.probe import capacity_curve as capacity_curve
     from pipecap.kernel.probe import measure as measure
+    from pipecap.queues.advice import Recommendation as Recommendation
+    from pipecap.queues.advice import recommend as recommend
     from pipecap.queues.context import Context as Context
     from pipecap.queues.context import get_context as get_context
     from pipecap.queues.drain import drain as drain
     from pipecap.queues.drain import join as join
     from pipecap.queues.feeder import Discarded as Discarded
+    from pipecap.queues.tuning import Cell as Cell
+    from pipecap.queues.tuning import Sweep as Sweep
+    from pipecap.queues.tuning import tune as tune
     from pipecap.targets import capacity as capacity
     from pipecap.targets import pipes_of as pipes_of
     from pipecap.targets import resize as resize
@@ -58,9 +63,11 @@ _HOMES = {
     "pipecap.kernel.limits": "Headroom HostLimits headroom limits",
     "pipecap.kernel.pipes": "PipeState",
     "pipecap.kernel.probe": "Measurement capacity_curve measure",
+    "pipecap.queues.advice": "Recommendation recommend",
     "pipecap.queues.context": "Context get_context",
     "pipecap.queues.drain": "drain join",
     "pipecap.queues.feeder": "Discarded",
+    "pipecap.queues.tuning": "Cell Sweep tune",
     "pipecap.targets": "capacity pipes_of resize state unread",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -17,7 +17,7 @@ from pipecap.cli.trouble import complain, say
 from pipecap.errors import InvalidSize, PipecapError
 from pipecap.version import VERSION
 
-COMMANDS = ("probe", "fit", "get", "set", "run")
+COMMANDS = ("probe", "fit", "tune", "get", "set", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

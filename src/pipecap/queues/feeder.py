@@ -172,6 +172,7 @@ class Feeder:
 
     def _feed(self) -> None:
         while (outgoing := self._next()) is not None:
+            outgoing.struct.patient = True
             result = -errno.EINTR
             while result == -errno.EINTR:
                 result = lib.pipecap_put(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)

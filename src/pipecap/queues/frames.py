@@ -161,6 +161,12 @@ class Incoming:
         return [view[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
 
     @property
+    def whole(self) -> int | None:
+        """Bytes of the first frame's payload where that is whole, and no lock held for more; else None."""
+        struct = self.struct
+        return int(struct.frames[1]) if struct.frame_count and not struct.locked else None
+
+    @property
     def amid_frame(self) -> bool:
         """Whether part of a frame is here."""
         return bool(self.struct.filled != self.struct.start)
@@ -186,6 +192,7 @@ def give_unused(incoming: Incoming) -> None:
 
 def give(incoming: Incoming) -> None:
     """Put a buffer back for the next frame, after its payload was looked at."""
+    incoming.struct.frame_count = 0
     if len(_spare) < _KEPT_BUFFERS and incoming._room <= _KEPT_BYTES:
         _spare.append(incoming)
 

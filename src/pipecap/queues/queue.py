@@ -48,9 +48,13 @@ class _Pipe:
         else:  # the common case, in the fewest steps
             incoming = frames.take()
             shared = self._shared
-            size = lib.pipecap_get(
-                shared.struct, self._reader._end, incoming.struct, shared.me, deadline, frames.LONGEST, 1, slots
-            )
+            try:
+                size = lib.pipecap_get(
+                    shared.struct, self._reader._end, incoming.struct, shared.me, deadline, frames.LONGEST, 1, slots
+                )
+            except BaseException:  # out of a signal handler
+                self._keep(incoming)
+                raise
             if size < 0:
                 incoming, size = self._receive(deadline, 1, slots, incoming, size)
         item = frames.loads(incoming.payload(size))
@@ -68,6 +72,8 @@ class _Pipe:
             incoming = incoming or (self._half_received.pop() if self._half_received else frames.take())
         except IndexError:  # another thread was faster
             incoming = frames.take()
+        if (whole := incoming.whole) is not None:
+            return incoming, whole
         shared = self._shared
         try:
             while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
@@ -75,17 +81,22 @@ class _Pipe:
                     shared.struct, self._reader._end, incoming.struct, shared.me,
                     deadline, frames.LONGEST, max_frames, slots,
                 )  # fmt: skip
-        finally:
-            if result < 0:
-                if incoming.struct.locked:  # half of it is here: it waits for who gets next
-                    self._half_received.append(incoming)
-                else:
-                    frames.give_unused(incoming)
-        if result < 0:
-            if result == -errno.ETIMEDOUT:
-                raise Empty
-            raise failure(result)
-        return incoming, result
+        except BaseException:
+            self._keep(incoming)
+            raise
+        if result >= 0:
+            return incoming, result
+        self._keep(incoming)
+        if result == -errno.ETIMEDOUT:
+            raise Empty
+        raise failure(result)
+
+    def _keep(self, incoming: Incoming) -> None:
+        """Keep what came, of an item or more, for who gets next; the read lock stays held while one is half here."""
+        if incoming.struct.locked or incoming.whole is not None:
+            self._half_received.append(incoming)
+        else:
+            frames.give_unused(incoming)
 
 
 def _pickled(obj: object) -> frames.Payload:

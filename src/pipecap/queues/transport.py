@@ -47,6 +47,7 @@ class Connection(connection.Connection):
     """
 
     if TYPE_CHECKING:  # of the base class, not published
+        _handle: int | None
         _readable: bool
         _writable: bool
 
@@ -59,7 +60,11 @@ class Connection(connection.Connection):
         self, handle: int, readable: bool = True, writable: bool = True, *, elastic: bool = False, chunk: int = CHUNK
     ) -> None:
         super().__init__(handle, readable, writable)
-        self._end = ffi.new("struct pipecap_end *", {"fd": handle, "pid": os.getpid(), "elastic": elastic})
+        try:
+            self._end = ffi.new("struct pipecap_end *", {"fd": handle, "pid": os.getpid(), "elastic": elastic})
+        except OverflowError:
+            self._handle = None
+            raise ValueError("invalid handle") from None
         self._chunk = chunk
         self._is_pipe: bool | None = None
         # A message under way when an exception came in between; a list, to take from it in one step.
@@ -175,18 +180,21 @@ class Connection(connection.Connection):
             incoming = self._half_received.pop() if self._half_received else frames.take()
         except IndexError:  # another thread was faster
             incoming = frames.take()
+        if (whole := incoming.whole) is not None:
+            return incoming, whole
+        most = frames.LONGEST if longest is None else min(longest, frames.LONGEST)
         result = _AGAIN
         try:
-            while result == _AGAIN:
-                result = lib.pipecap_receive(
-                    self._end, incoming.struct, frames.LONGEST if longest is None else min(longest, frames.LONGEST)
-                )
-        finally:
-            if result in (_AGAIN, -errno.EAGAIN):
-                if incoming.amid_frame:
-                    self._half_received.append(incoming)
-                else:
-                    frames.give_unused(incoming)
+            while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
+                result = lib.pipecap_receive(self._end, incoming.struct, most)
+        except BaseException:
+            if incoming.amid_frame or incoming.whole is not None:
+                self._half_received.append(incoming)
+            raise
+        if result in (-errno.EAGAIN, -errno.ENOMEM) and incoming.amid_frame:
+            self._half_received.append(incoming)
+        elif result < 0:
+            frames.give_unused(incoming)
         if result < 0:
             if result == lib.PIPECAP_TOO_LONG and longest is not None:
                 self._bad_message_length()
