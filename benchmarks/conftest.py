@@ -3,6 +3,9 @@
 Machines differ and are noisy, so no time is shown or asserted: a round times the peer, then ours, and gives one ratio;
 the table has the median of the rounds and their middle half. `--benchmark-verbose` adds pytest-benchmark's own table;
 `--benchmark-json FILE` records every round of ours, with the row of our table as `extra_info`.
+
+A contest is the same among several: in a round each has its turn, ours last. Its table says how many times as fast as a
+peer ours is.
 """
 
 from __future__ import annotations
@@ -10,15 +13,29 @@ from __future__ import annotations
 import faulthandler
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from statistics import quantiles
+from pathlib import Path
+from statistics import median, quantiles
 from timeit import Timer
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from pipecap.cli.render import Table, show
+from benchmarks.contenders import (
+    RAW,
+    Contender,
+    Placement,
+    Processes,
+    Sides,
+    compile_raw_pipe,
+    in_turns,
+    items_in,
+    missing,
+    raw_pipe,
+)
+from pipecap.cli.render import Line, Table, show
 
 Code = str | Callable[[], object]
 
@@ -36,7 +53,49 @@ class Row:
     placement: str
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Ours is `speed` times as fast as the peer; `low` to `high` in the middle half of the rounds."""
+
+    low: float
+    speed: float
+    high: float
+    aim: float | None
+
+    def __str__(self) -> str:
+        if self.aim is None:
+            return f"{_number(self.speed)}x"
+        return f"{_number(self.speed)}x of {_number(self.aim)}{' missed' if self.speed < self.aim else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How ours did in one contest, by name of the peer."""
+
+    what: str
+    placement: str
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """What ours and the stock queue hold at their peak, in items; and how many more ours may."""
+
+    what: str
+    ours: float
+    stock: float
+    most_more: float
+
+
 ROWS = pytest.StashKey[list[Row]]()
+RESULTS = pytest.StashKey[list[Result]]()
+PEAKS = pytest.StashKey[list[Peak]]()
+
+# What a turn of a contest takes, about; how many count, after one that does not.
+TURN = 0.1
+ROUNDS = 6
+# Bytes through the raw pipe to find out how it is best written to.
+TRIAL = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +152,84 @@ def against(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> Against
     return Against(benchmark, pytestconfig.stash[ROWS])
 
 
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """The fixture `contest`."""
+
+    benchmark: BenchmarkFixture
+    results: list[Result]
+    program: Path | None
+
+    def __call__(
+        self,
+        what: str,
+        ours: Contender,
+        peers: Sequence[Contender],
+        *,
+        size: int,
+        placement: Placement,
+        aims: Mapping[str, float | None],
+        producers: int = 1,
+        raw: bool = False,
+    ) -> None:
+        """Let all move items of `size` bytes in turns, with `raw` a bare pipe in C, too; `aims` by name of the peer."""
+        faulthandler.cancel_dump_traceback_later()
+        real = self.benchmark.enabled
+        sides: list[Sides] = []
+        theirs: list[list[float]] = []
+        mine: list[list[float]] = []
+        with ExitStack() as stack:
+            if raw and self.program:
+                sides.append(raw_pipe(self.program, size, placement, trial=TRIAL if real else 0))
+            absent = missing()
+            for contender in (*peers, ours):
+                if contender.name not in absent:
+                    sides.append(Processes(contender, size, placement, producers))
+                    stack.callback(sides[-1].close)
+            counts = [items_in(TURN, one) for one in sides] if real else [4] * len(sides)
+            self.benchmark.pedantic(  # type: ignore[no-untyped-call] # as above
+                lambda: mine.append(in_turns(sides[-1:], counts[-1:])),
+                setup=lambda: theirs.append(in_turns(sides[:-1], counts[:-1])),
+                rounds=ROUNDS,
+                warmup_rounds=1,
+            )
+        if real:
+            self._note(what, placement, sides, [[*a, *b] for a, b in zip(theirs, mine, strict=True)][1:], aims)
+
+    def _note(
+        self,
+        what: str,
+        placement: Placement,
+        sides: Sequence[Sides],
+        rounds: list[list[float]],
+        aims: Mapping[str, float | None],
+    ) -> None:
+        times = {one.name: [turns[i] for turns in rounds] for i, one in enumerate(sides)}
+        *peers, ours = times
+        scores = {}
+        for peer in peers:
+            ratios = [theirs / mine for theirs, mine in zip(times[peer], times[ours], strict=True)]
+            low, speed, high = quantiles(ratios, n=4)
+            scores[peer] = Score(low, speed, high, aims.get(peer))
+        result = Result(what, str(placement), scores)
+        self.results.append(result)
+        self.benchmark.extra_info.update(
+            asdict(result), seconds_per_item={name: median(turns) for name, turns in times.items()}
+        )
+
+
+@pytest.fixture(scope="session")
+def raw_program(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """Compile raw_pipe.c, where there is a compiler."""
+    return None if RAW in missing() else compile_raw_pipe(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture
+def contest(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, raw_program: Path | None) -> Contest:
+    """Let queues compete."""
+    return Contest(benchmark, pytestconfig.stash[RESULTS], raw_program)
+
+
 def placement() -> str:
     """Tell on which CPUs this process and its children may run: all, or those of `taskset -c 0,1 python -m pytest`."""
     allowed = os.sched_getaffinity(0)
@@ -105,14 +242,31 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep pytest-benchmark's table of times back."""
     config.option.benchmark_quiet = True
     config.stash[ROWS] = []
+    config.stash[RESULTS] = []
+    config.stash[PEAKS] = []
+
+
+def pytest_report_header() -> list[str]:
+    """Say loudly which peers are not here."""
+    return [f"NOT HERE: {name}: {reason}" for name, reason in missing().items()]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the ratios."""
-    if rows := config.stash[ROWS]:
+    notes = [Line(f"Not here: {name}: {reason}.") for name, reason in missing().items()]
+    for title, table in (
+        ("ours takes so many times the time of the peer", _table(config.stash[ROWS])),
+        ("ours is so many times as fast as the peer (of what it is to be)", _results(config.stash[RESULTS])),
+        ("peak memory, in items", _peaks(config.stash[PEAKS])),
+    ):
+        if table.rows:
+            text = io.StringIO()
+            show([table], text)
+            terminalreporter.section(title)
+            terminalreporter.write(text.getvalue())
+    if config.stash[RESULTS] and notes:
         text = io.StringIO()
-        show([_table(rows)], text)
-        terminalreporter.section("ours takes so many times the time of the peer")
+        show(notes, text)
         terminalreporter.write(text.getvalue())
 
 
@@ -129,6 +283,29 @@ def _table(rows: list[Row]) -> Table:
                 row.placement,
             )
             for row in rows
+        ],
+    )
+
+
+def _results(results: list[Result]) -> Table:
+    peers = list(dict.fromkeys(peer for result in results for peer in result.scores))
+    return Table(
+        ("what", *(f">{peer}" for peer in peers), "placement"),
+        [(result.what, *(str(result.scores.get(peer, "-")) for peer in peers), result.placement) for result in results],
+    )
+
+
+def _peaks(peaks: list[Peak]) -> Table:
+    return Table(
+        ("what", ">ours", ">stock Queue", ">aim, at most"),
+        [
+            (
+                peak.what,
+                f"{peak.ours:.2f}{' missed' if peak.ours > peak.stock + peak.most_more else ''}",
+                f"{peak.stock:.2f}",
+                f"{peak.stock + peak.most_more:.2f}",
+            )
+            for peak in peaks
         ],
     )
 

@@ -49,10 +49,6 @@ int pipecap_end_close(struct pipecap_end *end)
 {
     uint32_t users;
 
-    if (end->pid != getpid()) { /* forked: the threads that used it are not here */
-        end->pid = getpid();
-        end->users &= 1;
-    }
     users = __atomic_fetch_or(&end->users, 1, __ATOMIC_SEQ_CST);
     if (users & 1)
         return -EBADF;
@@ -217,11 +213,8 @@ int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t lon
     }
     if (got == -1)
         return -errno;
-    if (got == 0) {
-        /* As the standard library has it: nothing of the payload yet is an end of file, part of anything is not. */
-        size_t have = incoming->filled - incoming->start;
-        return have == 0 || (have == SHORT_HEADER && incoming->header_known) ? PIPECAP_END_OF_FILE : PIPECAP_CUT_SHORT;
-    }
+    if (got == 0)
+        return incoming->filled == incoming->start ? PIPECAP_END_OF_FILE : PIPECAP_CUT_SHORT;
     incoming->filled += (size_t)got;
     error = parse(incoming, longest, max_frames);
     return error ? error : 1;
@@ -237,6 +230,10 @@ static int64_t receive(struct pipecap_end *end, struct pipecap_incoming *incomin
         return fd;
     if (incoming->filled == incoming->start) /* the frame of before was taken */
         pipecap_incoming_clear(incoming);
+    if (incoming->header_known && incoming->payload > longest) { /* begun by a call that allowed more */
+        pipecap_leave(end);
+        return PIPECAP_TOO_LONG;
+    }
     do {
         result = pipecap_receive_some(fd, incoming, longest, 1, 0, may_sleep);
         if (!wait && (result == -EOPNOTSUPP || result == -ENOSYS)) /* no RWF_NOWAIT here */

@@ -60,8 +60,7 @@ enum pipecap_outcome {
  * is never another file's under a call that still runs. */
 struct pipecap_end {
     int fd;
-    int pid;        /* calls under way in the process that forked us are none of ours */
-    uint32_t users; /* twice the calls under way; bit 0: closed */
+    uint32_t users; /* twice the calls under way; bit 0: closed. After a fork the child keeps bit 0 alone */
     int elastic;    /* grow the pipe for what would not fit */
 };
 

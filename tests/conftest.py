@@ -32,6 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="as root: also the tests that change fs.pipe-* for a moment and put it back",
     )
+    parser.addoption(
+        "--cpython",
+        action="store_true",
+        help="also CPython's own tests of multiprocessing and executors, on pipecap's queues, in minutes",
+    )
+    parser.addoption(
+        "--cpython-stock",
+        action="store_true",
+        help="the same with multiprocessing's own classes and without the list of skips, to compare",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

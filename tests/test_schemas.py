@@ -18,7 +18,7 @@ from privilege import quota_used_up, unprivileged
 import pipecap
 from pipecap.cli import render
 
-NAMES = ["report", "fit", "get", "set"]
+NAMES = ["report", "fit", "get", "set", "tune"]
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
@@ -34,6 +34,7 @@ def documents() -> Iterator[tuple[str, Any]]:
         yield "report", pipecap_json()
         yield "fit", pipecap_json("fit", "100")
         yield "fit", pipecap_json("fit", "3G", "--capacity", "4K")
+        yield "tune", pipecap_json("tune", "8K", "--seconds", "0.1", "--rounds", "1")
         yield "get", pipecap_json("get", "stdin", "/", stdin=read_end)
         yield "set", pipecap_json("set", "128K", "stdin", "/", stdin=read_end)
         yield "set", pipecap_json("set", "8G", "stdin", stdin=read_end)

@@ -221,7 +221,7 @@ def _main(found: Recommendation, sweep: Sweep) -> Advice:
             f" ({_list(baseline.throughput)}).",
             baseline.code,
         )
-    hardly = "Hardly anything is to be gained. " if min(choice.gain.values()) <= 1 + found.tolerance else ""
+    hardly = "Hardly anything is to be gained. " if max(choice.gain.values()) <= 1 + found.tolerance else ""
     side = "The stock Connection" if choice.side == STOCK else "pipecap's Connection"
     chunk = ""
     if choice.side == PIPECAP and choice.chunk != sweep.default_chunk:

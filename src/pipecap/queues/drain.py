@@ -7,7 +7,6 @@ its end after the last producer was seen gone.
 from __future__ import annotations
 
 import errno
-import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator
@@ -86,7 +85,7 @@ class _StockSource:
     def __init__(self, parts: QueueParts) -> None:
         self.reader = parts.reader
         self._parts = parts
-        self._end = ffi.new("struct pipecap_end *", {"fd": parts.reader.fileno(), "pid": os.getpid()})
+        self._end = ffi.new("struct pipecap_end *", {"fd": parts.reader.fileno()})
         self._incoming = frames.take()
         self.locked = False
         self._quiet_since: float | None = None

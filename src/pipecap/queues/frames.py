@@ -5,9 +5,10 @@ A frame is one message on the wire: a header, then the payload, a pickle. csrc/f
 
 from __future__ import annotations
 
+import copyreg
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,16 @@ class _Pieces(list):  # type: ignore[type-arg] # of Buffer
     write = list.append
 
 
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """The reducers as they are now: ForkingPickler copies them when it is made, and ours are used for long."""
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        for registered in (ForkingPickler._extra_reducers, copyreg.dispatch_table):  # type: ignore[attr-defined]
+            if cls in registered:
+                return registered[cls]
+        raise KeyError(cls)
+
+
 _picklers: list[tuple[ForkingPickler, _Pieces]] = []
 
 
@@ -54,6 +65,7 @@ def pickled(obj: object) -> Payload:
     except IndexError:
         pieces = _Pieces()
         pickler = ForkingPickler(pieces)
+        pickler.dispatch_table = _Reducers()
     pickler.dump(obj)  # a pickler that failed is not put back
     if len(pieces) > 1:
         return pieces
@@ -185,7 +197,9 @@ def take() -> Incoming:
 
 def give_unused(incoming: Incoming) -> None:
     """Put a buffer back into which no frame came whole; it may have grown, and so moved, all the same."""
-    if incoming.struct.allocated != incoming._room:
+    struct = incoming.struct
+    struct.filled = struct.start  # what came of a frame goes no further
+    if struct.allocated != incoming._room:
         incoming._look()
     give(incoming)
 

@@ -12,11 +12,12 @@ import os
 import socket
 import stat
 import time
+import weakref
 from multiprocessing import BufferTooShort, connection, reduction
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipecap._native import ffi, lib
-from pipecap.errors import BadFrame, TruncatedItem
+from pipecap.errors import BadFrame, InvalidSize, TruncatedItem
 from pipecap.kernel import pipes
 from pipecap.queues import frames
 from pipecap.queues.frames import Incoming, Outgoing
@@ -59,12 +60,15 @@ class Connection(connection.Connection):
     def __init__(
         self, handle: int, readable: bool = True, writable: bool = True, *, elastic: bool = False, chunk: int = CHUNK
     ) -> None:
+        if chunk < 1:
+            raise InvalidSize(chunk, "a write takes at least one byte")
         super().__init__(handle, readable, writable)
         try:
-            self._end = ffi.new("struct pipecap_end *", {"fd": handle, "pid": os.getpid(), "elastic": elastic})
+            self._end = ffi.new("struct pipecap_end *", {"fd": handle, "elastic": elastic})
         except OverflowError:
             self._handle = None
             raise ValueError("invalid handle") from None
+        _connections.add(self)
         self._chunk = chunk
         self._is_pipe: bool | None = None
         # A message under way when an exception came in between; a list, to take from it in one step.
@@ -220,6 +224,18 @@ class Connection(connection.Connection):
         return bool(result)
 
 
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _forget_other_threads() -> None:
+    """In the child of a fork: calls that other threads were in are not under way here."""
+    for end in [made._end for made in _connections]:
+        end.users &= 1
+
+
+os.register_at_fork(after_in_child=_forget_other_threads)
+
+
 def failure(result: int) -> Exception:
     """Make the exception of what a native call gave."""
     if result == lib.PIPECAP_END_OF_FILE:
@@ -255,17 +271,15 @@ def one_way(capacity: int | str, *, chunk: int = CHUNK) -> tuple[Connection, Con
     """
     elastic = capacity == "auto"
     read_end, write_end = os.pipe()
+    reader = Connection(read_end, writable=False)
     try:
         if not elastic:
             pipes.resize(write_end, capacity)
+        return reader, Connection(write_end, readable=False, elastic=elastic, chunk=chunk)
     except BaseException:
-        os.close(read_end)
+        reader.close()
         os.close(write_end)
         raise
-    return (
-        Connection(read_end, writable=False),
-        Connection(write_end, readable=False, elastic=elastic, chunk=chunk),
-    )
 
 
 def two_way() -> tuple[Connection, Connection]:
