@@ -35,7 +35,7 @@ from benchmarks.contenders import (
     missing,
     raw_pipe,
 )
-from pipecap.cli.render import Line, Table, show
+from pipecap.cli.render import Table, show
 
 Code = str | Callable[[], object]
 
@@ -246,14 +246,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PEAKS] = []
 
 
-def pytest_report_header() -> list[str]:
-    """Say loudly which peers are not here."""
-    return [f"NOT HERE: {name}: {reason}" for name, reason in missing().items()]
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the ratios."""
-    notes = [Line(f"Not here: {name}: {reason}.") for name, reason in missing().items()]
+    """Print the ratios, and loudly which peers are not here."""
     for title, table in (
         ("ours takes so many times the time of the peer", _table(config.stash[ROWS])),
         ("ours is so many times as fast as the peer (of what it is to be)", _results(config.stash[RESULTS])),
@@ -264,10 +258,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             show([table], text)
             terminalreporter.section(title)
             terminalreporter.write(text.getvalue())
-    if config.stash[RESULTS] and notes:
-        text = io.StringIO()
-        show(notes, text)
-        terminalreporter.write(text.getvalue())
+    for name, reason in missing().items():
+        terminalreporter.write_line(f"WITHOUT {name}: {reason}", red=True)
 
 
 def _table(rows: list[Row]) -> Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -147,14 +148,15 @@ def missing() -> dict[str, str]:
     reasons = {}
     if faster_fifo is None:
         reasons[FASTER_FIFO.name] = "not installed: pip install '.[benchmark]'; it has no wheel for CPython 3.14"
-    if compiler() is None:
+    if not compiler():
         reasons[RAW] = "no C compiler: cc, or what CC names"
     return reasons
 
 
-def compiler() -> str | None:
-    """Find the C compiler."""
-    return shutil.which(os.environ.get("CC", "cc"))
+def compiler() -> list[str]:
+    """Give the command of the C compiler; nothing where there is none."""
+    command = shlex.split(os.environ.get("CC", "cc"))
+    return command if command and shutil.which(command[0]) else []
 
 
 # ---- their turns ----
@@ -298,7 +300,7 @@ def raw_pipe(program: Path, size: int, placement: Placement, *, trial: int) -> R
 def compile_raw_pipe(folder: Path) -> Path:
     """Compile raw_pipe.c; raises CalledProcessError with the compiler's words on stderr."""
     program = folder / "raw_pipe"
-    subprocess.run([compiler() or "cc", "-O2", "-o", program, Path(__file__).with_name("raw_pipe.c")], check=True)
+    subprocess.run([*compiler(), "-O2", "-o", program, Path(__file__).with_name("raw_pipe.c")], check=True)
     return program
 
 

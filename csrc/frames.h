@@ -1,4 +1,4 @@
-/* What queue.c needs of frames.c: the wire format on a bare descriptor. */
+/* What the C files need of each other and Python does not: mostly the wire format on a bare descriptor. */
 #ifndef PIPECAP_FRAMES_H
 #define PIPECAP_FRAMES_H
 
@@ -33,6 +33,9 @@ uint64_t pipecap_bytes_left(const struct pipecap_outgoing *outgoing);
 /* Write all, in pieces of at most outgoing->chunk bytes. 0 or -errno; outgoing remembers how far it came. With `wait` 0
  * it gives -EAGAIN instead of sleeping. */
 int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing, int wait);
+
+/* Take a lock that is free: 1, else 0, without a look at its holder. */
+int pipecap_try_lock(struct pipecap_shared *shared, int reading, uint32_t pid);
 
 /* Most bytes of one write(2) to a pipe. Its reader and writer never overlap within one write: by small ones they work
  * side by side. */

@@ -170,11 +170,11 @@ int pipecap_free_abandoned(struct pipecap_shared *shared, int reading);
  * the write lock is still held and pipecap_put() goes on. */
 int pipecap_put_now(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid);
-/* With `slot` take one, and put one frame the same way: besides, -ETIMEDOUT where there is no slot, and the bytes sent where it
- * stopped half-way. */
-int64_t pipecap_put_one_now(
+/* With `slot` take one, and put one frame the same way: besides, -ETIMEDOUT where there is no slot. Where it stopped half-way
+ * `sent` is the bytes sent. */
+int pipecap_put_one_now(
     struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid,
-    int slot);
+    int slot, uint64_t *sent);
 
 /* Put frames, waiting as long as it takes: 0, -errno. After -EINTR call again: the write lock is still held when
  * frames->sent is not 0. */

@@ -29,10 +29,10 @@ static void store(uint32_t *word, uint32_t value)
 
 /* ---- put ---- */
 
-static int try_lock(struct pipecap_shared *shared, int fd, uint32_t pid)
+static int try_lock(struct pipecap_shared *shared, uint32_t pid)
 {
     for (int i = 0; i < TRIES; i++) {
-        if (pipecap_lock(shared, fd, WRITING, pid, 0) == 0)
+        if (pipecap_try_lock(shared, WRITING, pid))
             return 1;
         sched_yield();
     }
@@ -57,7 +57,7 @@ int pipecap_put_now(
 
     if (fd < 0)
         return fd;
-    if (try_lock(shared, fd, pid)) {
+    if (try_lock(shared, pid)) {
         store(&shared->frame_open, 1);
         do {
             result = pipecap_send_all(fd, frames, 0);
@@ -88,7 +88,7 @@ static int put_small(struct pipecap_shared *shared, struct pipecap_end *end, con
 
     if (fd < 0)
         return 0;
-    if (pipecap_lock(shared, fd, WRITING, pid, 0) == 0) {
+    if (pipecap_try_lock(shared, WRITING, pid)) {
         done = pwritev2(fd, parts, 2, -1, RWF_NOWAIT) > 0;
         pipecap_unlock(shared, WRITING);
     }
@@ -96,8 +96,9 @@ static int put_small(struct pipecap_shared *shared, struct pipecap_end *end, con
     return done;
 }
 
-int64_t pipecap_put_one_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid, int slot)
+int pipecap_put_one_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid, int slot,
+    uint64_t *sent)
 {
     struct pipecap_piece piece = {data, size};
     uint64_t payload = size;
@@ -110,7 +111,8 @@ int64_t pipecap_put_one_now(
     if (size <= PIPE_BUF - 4 && put_small(shared, end, data, size, pid))
         return 0;
     result = pipecap_put_now(shared, end, &frame, pid);
-    return result == PIPECAP_WOULD_WAIT && frame.sent ? (int64_t)frame.sent : result;
+    *sent = result == PIPECAP_WOULD_WAIT ? frame.sent : 0;
+    return result;
 }
 
 int pipecap_put(

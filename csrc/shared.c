@@ -13,7 +13,7 @@
 #endif
 
 #include "clock.h"
-#include "pipecap.h"
+#include "frames.h"
 
 #define WAITERS (UINT32_C(1) << 31)
 #define FOR_EVER (-1)
@@ -146,6 +146,11 @@ static int take_over(struct pipecap_shared *shared, uint32_t *lock, int fd, uint
     return 1;
 }
 
+int pipecap_try_lock(struct pipecap_shared *shared, int reading, uint32_t pid)
+{
+    return swap(reading ? &shared->reading : &shared->writing, 0, pid);
+}
+
 int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_t pid, int64_t deadline)
 {
     uint32_t *lock = reading ? &shared->reading : &shared->writing;
@@ -157,8 +162,11 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
         int64_t look = (int64_t)now_ns() + LOOK_NS;
         int result;
 
-        if (deadline == 0)
+        if (deadline == 0) {
+            if (take_over(shared, lock, end_fd, pid, &quiet))
+                break;
             return -ETIMEDOUT;
+        }
         if (!value || (!(value & WAITERS) && !swap(lock, value, value | WAITERS)))
             continue;
         result = sleep_on(lock, value | WAITERS, deadline != FOR_EVER && deadline < look ? deadline : look);

@@ -7,8 +7,10 @@ import gc
 import logging
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from queue import Empty, Full
 from typing import Any
 
 import pytest
+from children import Thread, wait_until_in
 from privilege import quota_used_up, unprivileged
 from scenes import DEADLINE, wait_until_asleep_in
 
@@ -613,6 +616,45 @@ def test_ctrl_c_in_the_middle_of_an_item_loses_nothing(start: Callable[..., Base
     assert ended(child) == 0
 
 
+@pytest.mark.parametrize("first", ["get", "get_many"])
+@pytest.mark.parametrize("whole", [0, 1, 3])
+@pytest.mark.parametrize("then", ["get", "get_many"])
+def test_ctrl_c_amid_some_items_loses_none_of_them(first: str, whole: int, then: str) -> None:
+    """Whole ones came, and half of one more: whoever gets next gets all of them, in order, in whatever way."""
+    queue = fork.Queue()
+    items = [bytes([65 + number]) * (10 if number < whole else 1000) for number in range(whole + 2)]
+    wire = [struct.pack("!i", len(payload)) + payload for payload in map(pickle.dumps, items)]
+    head, rest = b"".join(wire[:whole]) + wire[whole][:500], wire[whole][500:] + wire[whole + 1]
+    main = threading.main_thread().ident or 0
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def disturb() -> None:
+        wait_until_in("poll", os.getpid())
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    for _ in items:
+        queue._shared.take_slot(0)
+    os.write(queue._writer.fileno(), head)
+    got: list[bytes] = []
+    handler = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        disturbing = Thread(disturb)
+        with suppress(KeyboardInterrupt):
+            while True:
+                got += [queue.get()] if first == "get" else queue.get_many()
+        disturbing.result()
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    os.write(queue._writer.fileno(), rest)
+    with suppress(Empty):
+        while len(got) < len(items):
+            got += [queue.get(timeout=1)] if then == "get" else queue.get_many(timeout=1)
+    assert got == items
+    assert queue.qsize() == 0
+
+
 def test_several_threads_and_processes_get_each_item_once(start: Callable[..., BaseProcess]) -> None:
     queue, results = fork.Queue(), fork.Queue()
 
@@ -638,6 +680,78 @@ def test_several_threads_and_processes_get_each_item_once(start: Callable[..., B
     assert [consumer.exitcode for consumer in consumers] == [0, 0]
     queue.close()
     queue.join_thread()
+
+
+def test_without_a_thread_the_put_fails_and_the_next_one_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a cgroup that allows no more threads: `can't start new thread`."""
+    queue = pipecap.get_context("fork", capacity=PAGE_SIZE).JoinableQueue()
+    for item in range(15):
+        queue.put(bytes(200))
+    with monkeypatch.context() as patch:
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            for item in range(100):
+                queue.put(item)
+    put = queue.qsize()
+    queue.put("last")
+    for _ in range(put):
+        queue.get()
+        queue.task_done()
+    assert queue.get() == "last"
+    queue.task_done()
+    queue.join()
+    queue.close()
+    queue.join_thread()
+
+
+def test_discarded_tasks_are_not_waited_for() -> None:
+    queue = fork.JoinableQueue()
+    queue.put(b"x" * 3_000_000)
+    queue.put_many([1, 2, 3])
+    assert queue.close(discard=True).items == 3
+    assert (queue.qsize(), queue._shared.struct.unfinished) == (1, 1)
+    assert len(queue._reader.recv()) == 3_000_000
+    queue.join_thread()
+
+
+def test_a_get_with_a_timeout_waits_for_the_rest_of_an_item(start: Callable[..., BaseProcess]) -> None:
+    """As the standard library does: half an item in a process that goes away would be lost for all."""
+    queue = fork.Queue()
+    child = start(numbered, queue, "n", [3_000_000])
+    wait_until_asleep_in(child, "pipe_write")
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGSTOP)
+    timer = threading.Timer(0.5, os.kill, (child.pid, signal.SIGCONT))
+    timer.start()
+    assert len(queue.get(timeout=0.1)[2]) == 3_000_000
+    timer.join()
+    assert ended(child) == 0
+
+
+def test_a_forked_child_does_not_go_on_with_its_parent_s_half_sent_item(start: Callable[..., BaseProcess]) -> None:
+    queue = fork.SimpleQueue()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            queue.put(b"x" * 3_000_000)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    child = start(queue.put, "from the child")  # waits for the lock, which the half item holds
+    rest = threading.Thread(target=queue.put, args=("from the parent",))
+    rest.start()
+    assert len(queue.get()) == 3_000_000
+    assert {queue.get(), queue.get()} == {"from the child", "from the parent"}
+    rest.join()
+    assert ended(child) == 0
 
 
 def test_the_page_size_is_the_kernel_s() -> None:

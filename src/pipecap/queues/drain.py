@@ -42,8 +42,8 @@ class _Source(Protocol):
     def free_locks(self, *, died: bool, all_gone: bool) -> None:
         """Free the locks that dead processes hold. `died`: a producer did; `all_gone`: none is left."""
 
-    def finish(self) -> None:
-        """Raise TruncatedItem where the last item is not whole; nobody is left who could send the rest."""
+    def finish(self) -> list[Any]:
+        """Give an item that is half here, of a producer not named; TruncatedItem where its rest never comes."""
 
 
 class _OwnSource:
@@ -58,9 +58,8 @@ class _OwnSource:
         queue = self._queue
         if not queue._half_received and not self.reader.poll():
             raise Empty
-        incoming, size = queue._receive(
-            deadline_of(_REST if timeout is None else min(timeout + 0.001, _REST)), 1, self._slots
-        )
+        rest = _REST if timeout is None else min(timeout + 0.001, _REST)
+        incoming, size = queue._receive(deadline_of(rest), 1, self._slots, may_stop=True)
         item = frames.loads(incoming.payload(size))
         frames.give(incoming)
         return item
@@ -70,9 +69,14 @@ class _OwnSource:
         if not self.reader.poll() and not shared.reader_open:
             lib.pipecap_free_abandoned(shared, 0)
 
-    def finish(self) -> None:
-        if self._queue._half_received or self._queue._shared.struct.cut_short:
-            self._queue._receive(0, 1, self._slots)
+    def finish(self) -> list[Any]:
+        queue = self._queue
+        if not queue._half_received and not queue._shared.struct.cut_short:
+            return []
+        incoming, size = queue._receive(0, 1, self._slots)
+        item = frames.loads(incoming.payload(size))
+        frames.give(incoming)
+        return [item]
 
 
 # Stock queues of which half an item was read when the time was up: the rest is for the next drain().
@@ -150,11 +154,12 @@ class _StockSource:
 
     _cut_short = False
 
-    def finish(self) -> None:
+    def finish(self) -> list[Any]:
         if self._incoming.amid_frame:
             self._drop_half()
         if self._cut_short:
             raise TruncatedItem()
+        return []
 
 
 def drain(queue: object, processes: Iterable[process.BaseProcess], *, timeout: float | None = None) -> Iterator[Any]:
@@ -210,7 +215,9 @@ def _drain(source: _Source, processes: list[process.BaseProcess], deadline: floa
         source.free_locks(died=died, all_gone=not running)
         _wait(source.reader, running, left, died=died)
     try:
-        source.finish()
+        yield from source.finish()
+    except Empty:
+        pass  # another reader was faster
     except (TruncatedItem, EOFError) as error:
         failed = failed or error
     if failed:

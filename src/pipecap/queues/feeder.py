@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 from multiprocessing import util
 
-from pipecap._native import lib
+from pipecap._native import ffi, lib
 from pipecap.errors import PipecapError
 from pipecap.kernel import pipes
 from pipecap.queues import frames
@@ -57,11 +57,15 @@ class Discarded(Result):
 class Feeder:
     """What one process puts into one queue."""
 
-    def __init__(self, reader: Connection, writer: Connection, shared: Shared, exit_warning: float | None) -> None:
+    def __init__(
+        self, reader: Connection, writer: Connection, shared: Shared, *, exit_warning: float | None, joinable: bool
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._shared = shared
         self._exit_warning = exit_warning
+        self._joinable = joinable
+        self._progress = ffi.new("uint64_t *")
         self._mutex = threading.Lock()
         self._wake = threading.Condition(self._mutex)
         self._waiting: deque[Payload] = deque()
@@ -81,32 +85,58 @@ class Feeder:
         with self._mutex:
             self._used = True
             shared = self._shared
-            if not self._waiting and type(payload) is bytes:
-                sent = lib.pipecap_put_one_now(shared.struct, self._writer._end, payload, len(payload), shared.me, 1)
-                if sent == 0:
+            if self._joinable:
+                lib.pipecap_add_unfinished(shared.struct, 1)  # before a reader can call task_done()
+            if self._waiting or type(payload) is not bytes:
+                result = lib.pipecap_take_slot(shared.struct, 0)
+                if result == 0:
+                    if not self._waiting and self._sent_now([payload], 1) and self._begun is None:
+                        return True
+                    result = lib.PIPECAP_WOULD_WAIT
+            else:
+                result = self._put_now(payload)
+                if result == 0:
                     return True
-                if sent > 0:
-                    outgoing = self._writer.outgoing([payload], [len(payload)])
-                    outgoing.skip(sent)
-                    self._go_on_with(outgoing, [payload])
-                    return True
-                if sent == _NO_SLOT:
-                    return False
-                if sent != lib.PIPECAP_WOULD_WAIT:
-                    shared.give_slots(1)
-                    raise failure(sent)
-            elif lib.pipecap_take_slot(shared.struct, 0) < 0:
+            if result == _NO_SLOT:
+                self._uncount(1)
                 return False
-            elif not self._waiting and self._sent_now([payload], 1):
-                return True
-            self._waiting.append(payload)
-            self._call_thread()
+            if result != lib.PIPECAP_WOULD_WAIT:
+                self._drop(1)
+                raise failure(result)
+            if self._begun is None:
+                self._waiting.append(payload)
+            self._call_thread(1 if self._begun is None else 0)
             return True
+
+    def _put_now(self, payload: bytes) -> int:
+        """Take a slot and send one item as far as it goes; what is half sent becomes the thread's."""
+        shared, progress = self._shared, self._progress
+        progress[0] = 0
+        try:
+            return lib.pipecap_put_one_now(
+                shared.struct, self._writer._end, payload, len(payload), shared.me, 1, progress
+            )
+        finally:
+            if progress[0]:  # also when an exception came out of a signal handler
+                outgoing = self._writer.outgoing([payload], [len(payload)])
+                outgoing.skip(progress[0])
+                self._go_on_with(outgoing, [payload])
+
+    def _drop(self, count: int) -> None:
+        """Take back items that were not sent."""
+        self._shared.give_slots(count)
+        self._uncount(count)
+
+    def _uncount(self, count: int) -> None:
+        if self._joinable:
+            lib.pipecap_task_done(self._shared.struct, count)
 
     def put_many(self, payloads: Sequence[Payload]) -> None:
         """Send items, for which slots are taken already, in few writes."""
         with self._mutex:
             self._used = True
+            if self._joinable:
+                lib.pipecap_add_unfinished(self._shared.struct, len(payloads))
             done = 0
             while done < len(payloads) and not self._waiting:
                 sent = self._sent_now(payloads[done : done + _BATCH_ITEMS], len(payloads) - done)
@@ -115,7 +145,9 @@ class Feeder:
                 done += sent
             if done < len(payloads):
                 self._waiting.extend(payloads[done:])
-                self._call_thread()
+                self._call_thread(len(payloads) - done)
+            elif self._begun is not None:
+                self._call_thread(0)
 
     def _sent_now(self, payloads: Sequence[Payload], slots: int) -> int:
         """Send the first of some payloads as far as that goes without waiting; give how many that were.
@@ -124,22 +156,22 @@ class Feeder:
         Where it stops half-way the frames under way become the thread's, which goes on with them, under the same lock.
         """
         outgoing, count = self._batch(payloads)
-        result = lib.pipecap_put_now(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
-        if result == 0:
+        try:
+            result = lib.pipecap_put_now(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
+        finally:
+            if outgoing.sent and not outgoing.done:  # also when an exception came out of a signal handler
+                self._go_on_with(outgoing, payloads[:count])
+        if result == 0 or self._begun is not None:
             return count
         if result != lib.PIPECAP_WOULD_WAIT:
-            self._shared.give_slots(slots)
+            self._drop(slots - outgoing.struct.frame)
             raise failure(result)
-        if outgoing.sent:
-            self._go_on_with(outgoing, payloads[:count])
-            return count
         return 0
 
     def _go_on_with(self, outgoing: Outgoing, payloads: Sequence[Payload]) -> None:
         self._begun = outgoing
         self._sending = len(payloads)
         self._waiting.extend(payloads)
-        self._call_thread()
 
     def _batch(self, payloads: Sequence[Payload]) -> tuple[Outgoing, int]:
         """Make frames of the first of some payloads; give them and how many they are."""
@@ -159,10 +191,18 @@ class Feeder:
 
     # ---- the thread ----
 
-    def _call_thread(self) -> None:
+    def _call_thread(self, new: int) -> None:
+        """See to it that the thread takes up what waits; if none can be started, take the last `new` items back."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # "can't start new thread": the next put() tries again
+                self._thread = None
+                for _ in range(new):
+                    self._waiting.pop()
+                self._drop(new)
+                raise
             if not self._join_cancelled:
                 self._join = util.Finalize(
                     self._thread, Feeder._join_at_exit, [weakref.ref(self._thread), self], exitpriority=-5
@@ -182,7 +222,7 @@ class Feeder:
                     self._waiting.popleft()
                 self._sending = 0
             if result < 0:
-                self._shared.give_slots(lost)
+                self._drop(lost)
                 if not (self.ignore_epipe and result == -errno.EPIPE):
                     _log.error("%d item(s) of %s were lost: %s", lost, self, failure(result))
             del outgoing
@@ -232,7 +272,7 @@ class Feeder:
             )
             self._waiting.clear()
             self._waiting.extend(begun)
-        self._shared.give_slots(dropped.items)
+        self._drop(dropped.items)
         return dropped
 
     def cancel_join(self) -> None:

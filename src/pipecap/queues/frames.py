@@ -160,7 +160,8 @@ class Incoming:
 
     def payload(self, size: int) -> memoryview:
         """Give the payload of the first frame; only until the buffer is used again."""
-        if HEADER + size > self._room:  # receiving one frame moves the buffer only where it does not fit
+        # Receiving one frame, with the header of the next, moves the buffer only where they do not fit.
+        if HEADER + size + HEADER > self._room:
             self._look()
         return self._view[HEADER : HEADER + size]
 

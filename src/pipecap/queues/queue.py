@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import weakref
 from collections.abc import Iterable
 from multiprocessing import context, queues, util
 from multiprocessing.context import BaseContext
 from queue import Empty, Full
 from typing import Any
 
-from pipecap._native import lib
+from pipecap._native import ffi, lib
 from pipecap.errors import NotPicklable
 from pipecap.queues import frames
 from pipecap.queues.feeder import Discarded, Feeder
@@ -41,6 +42,9 @@ class _Pipe:
         self._wlock = SharedLock(shared, writer._end, reading=False)
         # A frame that an exception came into while it was read; the read lock is still held for it.
         self._half_received: list[Incoming] = []
+        # The same on its way out, under the write lock. (A Queue's is its feeder's.)
+        self._half_sent: list[Outgoing] = []
+        _pipes.add(self)
 
     def _get(self, deadline: int, slots: int) -> Any:
         if self._half_received:
@@ -62,11 +66,20 @@ class _Pipe:
         return item
 
     def _receive(
-        self, deadline: int, max_frames: int, slots: int, incoming: Incoming | None = None, result: int = _AGAIN
+        self,
+        deadline: int,
+        max_frames: int,
+        slots: int,
+        incoming: Incoming | None = None,
+        result: int = _AGAIN,
+        *,
+        may_stop: bool = False,
     ) -> tuple[Incoming, int]:
         """Give a buffer with at least one frame, and the payload bytes of the first. Raises Empty at the deadline.
 
-        `incoming` and `result` are those of a first try.
+        `incoming` and `result` are those of a first try. An item that has begun to arrive is waited for, past the
+        deadline, as the standard library does; with `may_stop` its half is kept, under the read lock, for the next
+        call.
         """
         try:
             incoming = incoming or (self._half_received.pop() if self._half_received else frames.take())
@@ -76,7 +89,10 @@ class _Pipe:
             return incoming, whole
         shared = self._shared
         try:
-            while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
+            # Between two rounds the interpreter runs its signal handlers, which may raise.
+            while result == _AGAIN or (result == -errno.ETIMEDOUT and not may_stop and incoming.struct.locked):
+                if result != _AGAIN:
+                    deadline = _FOR_EVER
                 result = lib.pipecap_get(
                     shared.struct, self._reader._end, incoming.struct, shared.me,
                     deadline, frames.LONGEST, max_frames, slots,
@@ -99,6 +115,19 @@ class _Pipe:
             frames.give_unused(incoming)
 
 
+_pipes: weakref.WeakSet[_Pipe] = weakref.WeakSet()
+
+
+def _forget_halves() -> None:
+    """In the child of a fork: an item that is half here, or half sent, is the parent's to go on with."""
+    for pipe in list(_pipes):
+        pipe._half_received = []
+        pipe._half_sent = []
+
+
+os.register_at_fork(after_in_child=_forget_halves)
+
+
 def _pickled(obj: object) -> frames.Payload:
     try:
         return frames.pickled(obj)
@@ -117,6 +146,8 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
     fs.pipe-max-size and the quota), and never shrinks. Or bytes: that size from the start (InvalidSize,
     ResizeRefused). `exit_warning`: seconds after which an exit that waits for unread items says so; None for never.
     """
+
+    _joinable = False
 
     def __init__(
         self, maxsize: int = 0, *, ctx: BaseContext, capacity: int | str = "auto", exit_warning: float | None = 5.0
@@ -147,7 +178,9 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         """Begin anew in this process: what another one has put is sent by that one."""
         self._closed = False
         self._half_received = []
-        self._feeder = Feeder(self._reader, self._writer, self._shared, self._exit_warning)
+        self._feeder = Feeder(
+            self._reader, self._writer, self._shared, exit_warning=self._exit_warning, joinable=self._joinable
+        )
         self._feeder.ignore_epipe = self._ignore_epipe
         self._finish = util.Finalize(self, self._feeder.finish, exitpriority=10)
 
@@ -160,15 +193,12 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
         payload = _pickled(obj)
-        if self._hand_over(payload):
+        if self._feeder.put(payload):
             return
         deadline = deadline_of(timeout) if block else 0
-        while not self._hand_over(payload):
+        while not self._feeder.put(payload):
             if not self._shared.wait_for_slot(deadline):
                 raise Full
-
-    def _hand_over(self, payload: frames.Payload) -> bool:
-        return self._feeder.put(payload)
 
     def put_many(self, items: Iterable[object], block: bool = True, timeout: float | None = None) -> None:
         """Put items in order, in few writes. Pickles all before it sends the first, so NotPicklable means none was put.
@@ -186,11 +216,8 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
                 full = Full()
                 full.put = done  # type: ignore[attr-defined] # told in the docstring
                 raise full
-            self._hand_over_many(payloads[done : done + count])
+            self._feeder.put_many(payloads[done : done + count])
             done += count
-
-    def _hand_over_many(self, payloads: list[frames.Payload]) -> None:
-        self._feeder.put_many(payloads)
 
     def _take_slots(self, most: int, deadline: int) -> int:
         """Take slots, at least one and as many as are free at once; 0 at the deadline."""
@@ -251,23 +278,7 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
 class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # the same
     """multiprocessing.JoinableQueue, as Queue is multiprocessing.Queue."""
 
-    def _hand_over(self, payload: frames.Payload) -> bool:
-        lib.pipecap_add_unfinished(self._shared.struct, 1)  # before a reader can call task_done()
-        put = False
-        try:
-            put = super()._hand_over(payload)
-        finally:
-            if not put:
-                lib.pipecap_task_done(self._shared.struct, 1)
-        return put
-
-    def _hand_over_many(self, payloads: list[frames.Payload]) -> None:
-        lib.pipecap_add_unfinished(self._shared.struct, len(payloads))
-        try:
-            super()._hand_over_many(payloads)
-        except OSError:
-            lib.pipecap_task_done(self._shared.struct, len(payloads))
-            raise
+    _joinable = True
 
     def task_done(self) -> None:
         """Say that an item got before is dealt with; ValueError when said more often than items were put."""
@@ -286,7 +297,6 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
 
     def __init__(self, *, ctx: BaseContext, capacity: int | str = "auto") -> None:
         self._make_pipe(capacity, MOST_SLOTS)
-        self._half_sent: list[Outgoing] = []
 
     def __getstate__(self) -> Any:
         context.assert_spawning(self)
@@ -294,7 +304,6 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
 
     def __setstate__(self, state: Any) -> None:
         self._adopt(*state)
-        self._half_sent = []
 
     def close(self) -> None:
         """Close both ends in this process."""
@@ -315,17 +324,34 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
         sent = 0
         if type(payload) is bytes and not self._half_sent:
             shared = self._shared
-            sent = lib.pipecap_put_one_now(shared.struct, self._writer._end, payload, len(payload), shared.me, 0)
-            if sent == 0:
+            progress = ffi.new("uint64_t *")
+            try:
+                result = lib.pipecap_put_one_now(
+                    shared.struct, self._writer._end, payload, len(payload), shared.me, 0, progress
+                )
+            except BaseException:  # out of a signal handler
+                if progress[0]:
+                    self._half_sent.append(self._rest(payload, progress[0]))
+                raise
+            if result == 0:
                 return
-            if sent < 0 and sent != lib.PIPECAP_WOULD_WAIT:
-                raise failure(sent)
-        outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
-        if sent > 0:
-            outgoing.skip(sent)
+            if result != lib.PIPECAP_WOULD_WAIT:
+                raise failure(result)
+            sent = progress[0]
+        outgoing: Outgoing | None = self._rest(payload, sent)
+        if sent and outgoing is not None:
+            self._half_sent.append(outgoing)
+            outgoing = None
         while self._half_sent:
             self._drive(self._half_sent.pop())
-        self._drive(outgoing)
+        if outgoing is not None:
+            self._drive(outgoing)
+
+    def _rest(self, payload: frames.Payload, sent: int) -> Outgoing:
+        outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
+        if sent:
+            outgoing.skip(sent)
+        return outgoing
 
     def _drive(self, outgoing: Outgoing) -> None:
         """Write all of it. Interrupted half-way it stays first in line, under the lock, for the next put()."""

@@ -68,12 +68,12 @@ class Connection(connection.Connection):
         except OverflowError:
             self._handle = None
             raise ValueError("invalid handle") from None
-        _connections.add(self)
         self._chunk = chunk
         self._is_pipe: bool | None = None
         # A message under way when an exception came in between; a list, to take from it in one step.
         self._half_received: list[Incoming] = []
         self._half_sent: list[Outgoing] = []
+        _connections.add(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         fd = reduction.DupFd(self.fileno())
@@ -228,9 +228,11 @@ _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _forget_other_threads() -> None:
-    """In the child of a fork: calls that other threads were in are not under way here."""
-    for end in [made._end for made in _connections]:
-        end.users &= 1
+    """In the child of a fork: calls that other threads were in are not under way here, nor is half a message."""
+    for made in list(_connections):
+        made._end.users &= 1
+        made._half_received.clear()
+        made._half_sent.clear()
 
 
 os.register_at_fork(after_in_child=_forget_other_threads)
