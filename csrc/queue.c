@@ -323,6 +323,8 @@ int64_t pipecap_get(
 
     if (get.fd < 0)
         return get.fd;
+    if (incoming->locked && get.max_frames <= incoming->frame_count)
+        get.max_frames = incoming->frame_count + 1; /* begun by a call that allowed more: that frame is finished first */
     if (!incoming->locked) {
         pipecap_incoming_clear(incoming);
         result = pipecap_lock(shared, get.fd, READING, pid, deadline);

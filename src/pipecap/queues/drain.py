@@ -56,13 +56,10 @@ class _OwnSource:
 
     def take(self, timeout: float | None) -> Any:
         queue = self._queue
-        if not queue._half_received and not self.reader.poll():
+        if not queue._left and not queue._half_received and not self.reader.poll():
             raise Empty
         rest = _REST if timeout is None else min(timeout + 0.001, _REST)
-        incoming, size = queue._receive(deadline_of(rest), 1, self._slots, may_stop=True)
-        item = frames.loads(incoming.payload(size))
-        frames.give(incoming)
-        return item
+        return queue._one(deadline_of(rest), self._slots, may_stop=True)
 
     def free_locks(self, *, died: bool, all_gone: bool) -> None:
         shared = self._queue._shared.struct
@@ -73,10 +70,7 @@ class _OwnSource:
         queue = self._queue
         if not queue._half_received and not queue._shared.struct.cut_short:
             return []
-        incoming, size = queue._receive(0, 1, self._slots)
-        item = frames.loads(incoming.payload(size))
-        frames.give(incoming)
-        return [item]
+        return [queue._one(0, self._slots)]
 
 
 # Stock queues of which half an item was read when the time was up: the rest is for the next drain().

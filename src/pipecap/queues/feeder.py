@@ -87,25 +87,24 @@ class Feeder:
             shared = self._shared
             if self._joinable:
                 lib.pipecap_add_unfinished(shared.struct, 1)  # before a reader can call task_done()
-            if self._waiting or type(payload) is not bytes:
-                result = lib.pipecap_take_slot(shared.struct, 0)
-                if result == 0:
-                    if not self._waiting and self._sent_now([payload], 1) and self._begun is None:
-                        return True
-                    result = lib.PIPECAP_WOULD_WAIT
-            else:
+            if self._waiting:
+                result = lib.pipecap_take_slot(shared.struct, 0) or lib.PIPECAP_WOULD_WAIT
+            elif type(payload) is bytes:
                 result = self._put_now(payload)
-                if result == 0:
-                    return True
+            else:
+                result = lib.pipecap_take_slot(shared.struct, 0) or self._sent_now([payload])[1]
+            if result == 0:
+                return True
             if result == _NO_SLOT:
                 self._uncount(1)
                 return False
             if result != lib.PIPECAP_WOULD_WAIT:
                 self._drop(1)
                 raise failure(result)
-            if self._begun is None:
+            begun = self._begun is not None and len(self._waiting) == 1 and self._waiting[0] is payload
+            if not begun:
                 self._waiting.append(payload)
-            self._call_thread(1 if self._begun is None else 0)
+            self._call_thread(0 if begun else 1)
             return True
 
     def _put_now(self, payload: bytes) -> int:
@@ -139,34 +138,33 @@ class Feeder:
                 lib.pipecap_add_unfinished(self._shared.struct, len(payloads))
             done = 0
             while done < len(payloads) and not self._waiting:
-                sent = self._sent_now(payloads[done : done + _BATCH_ITEMS], len(payloads) - done)
-                if not sent:
+                taken, result = self._sent_now(payloads[done : done + _BATCH_ITEMS])
+                if result not in (0, lib.PIPECAP_WOULD_WAIT):
+                    self._drop(len(payloads) - done)
+                    raise failure(result)
+                if not taken:
                     break
-                done += sent
+                done += taken
             if done < len(payloads):
                 self._waiting.extend(payloads[done:])
                 self._call_thread(len(payloads) - done)
             elif self._begun is not None:
                 self._call_thread(0)
 
-    def _sent_now(self, payloads: Sequence[Payload], slots: int) -> int:
-        """Send the first of some payloads as far as that goes without waiting; give how many that were.
+    def _sent_now(self, payloads: Sequence[Payload]) -> tuple[int, int]:
+        """Send the first of some payloads as far as that goes without waiting; give how many were taken up, and how.
 
-        So many `slots` are given back where it fails.
         Where it stops half-way the frames under way become the thread's, which goes on with them, under the same lock.
         """
         outgoing, count = self._batch(payloads)
+        result = lib.PIPECAP_WOULD_WAIT
         try:
             result = lib.pipecap_put_now(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
         finally:
-            if outgoing.sent and not outgoing.done:  # also when an exception came out of a signal handler
+            begun = bool(outgoing.sent) and not outgoing.done and result == lib.PIPECAP_WOULD_WAIT
+            if begun:  # also when an exception came out of a signal handler
                 self._go_on_with(outgoing, payloads[:count])
-        if result == 0 or self._begun is not None:
-            return count
-        if result != lib.PIPECAP_WOULD_WAIT:
-            self._drop(slots - outgoing.struct.frame)
-            raise failure(result)
-        return 0
+        return (count if begun or result == 0 else 0), result
 
     def _go_on_with(self, outgoing: Outgoing, payloads: Sequence[Payload]) -> None:
         self._begun = outgoing

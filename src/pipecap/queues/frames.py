@@ -212,6 +212,6 @@ def give(incoming: Incoming) -> None:
         _spare.append(incoming)
 
 
-def receive_all(payloads: list[memoryview]) -> list[Any]:
+def receive_all(payloads: Sequence[Buffer]) -> list[Any]:
     """Unpickle in order."""
     return [loads(payload) for payload in payloads]

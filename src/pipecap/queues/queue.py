@@ -42,28 +42,38 @@ class _Pipe:
         self._wlock = SharedLock(shared, writer._end, reading=False)
         # A frame that an exception came into while it was read; the read lock is still held for it.
         self._half_received: list[Incoming] = []
+        # Items that came with it, pickled, the next one last.
+        self._left: list[bytes] = []
         # The same on its way out, under the write lock. (A Queue's is its feeder's.)
         self._half_sent: list[Outgoing] = []
         _pipes.add(self)
 
     def _get(self, deadline: int, slots: int) -> Any:
-        if self._half_received:
-            incoming, size = self._receive(deadline, 1, slots)
-        else:  # the common case, in the fewest steps
-            incoming = frames.take()
-            shared = self._shared
-            try:
-                size = lib.pipecap_get(
-                    shared.struct, self._reader._end, incoming.struct, shared.me, deadline, frames.LONGEST, 1, slots
-                )
-            except BaseException:  # out of a signal handler
-                self._keep(incoming)
-                raise
-            if size < 0:
-                incoming, size = self._receive(deadline, 1, slots, incoming, size)
+        if self._left or self._half_received:
+            return self._one(deadline, slots)
+        # The common case, in the fewest steps.
+        incoming = frames.take()
+        shared = self._shared
+        try:
+            size = lib.pipecap_get(
+                shared.struct, self._reader._end, incoming.struct, shared.me, deadline, frames.LONGEST, 1, slots
+            )
+        except BaseException:  # out of a signal handler
+            self._keep(incoming)
+            raise
+        if size < 0:
+            incoming, size = self._receive(deadline, 1, slots, incoming, size)
         item = frames.loads(incoming.payload(size))
         frames.give(incoming)
         return item
+
+    def _one(self, deadline: int, slots: int, *, may_stop: bool = False) -> Any:
+        """Give the next item where some came that a get_many() was interrupted over."""
+        if not self._left:
+            incoming, _ = self._receive(deadline, 1, slots, may_stop=may_stop)
+            self._left = [bytes(payload) for payload in reversed(incoming.payloads())]
+            frames.give(incoming)
+        return frames.loads(self._left.pop())
 
     def _receive(
         self,
@@ -122,6 +132,7 @@ def _forget_halves() -> None:
     """In the child of a fork: an item that is half here, or half sent, is the parent's to go on with."""
     for pipe in list(_pipes):
         pipe._half_received = []
+        pipe._left = []
         pipe._half_sent = []
 
 
@@ -240,6 +251,10 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         self._check_open()
         if max_items < 1:
             raise ValueError("max_items must be at least 1")
+        if self._left:
+            left = self._left[-max_items:]
+            del self._left[-max_items:]
+            return frames.receive_all(left[::-1])
         incoming, _ = self._receive(deadline_of(timeout), max_items, self._maxsize)
         try:
             return frames.receive_all(incoming.payloads())
