@@ -35,6 +35,7 @@ EXAMPLES: list[tuple[errors.PipecapError, type[Exception]]] = [
     (errors.AccessDenied("no"), PermissionError),
     (errors.DrainTimeout([7]), TimeoutError),
     (errors.TruncatedItem("cut", hint="h"), EOFError),
+    (errors.BadFrame(), OSError),
 ]
 
 

@@ -913,11 +913,11 @@ def read_exactly(fd: int, count: int) -> None:
 
 
 class Disturber:
-    """Moves a message block by block with a signal after each, and sees whether main handles it before the next."""
+    """Moves a message by two blocks at a time with a signal between, and sees whether main handles it before more."""
 
     ROUNDS = 100
     BLOCK = 256 << 10
-    SIZE = ROUNDS * BLOCK
+    SIZE = (2 * ROUNDS - 5) * BLOCK
 
     def __init__(self, move: Callable[[], object], sleeps_in: str) -> None:
         self._move = move
@@ -936,10 +936,11 @@ class Disturber:
         """Move all; gives how many signals waited for the next block."""
         stuck = 0
         for number in range(self.ROUNDS):
+            before = self._handled
             self._move()
             if number < self.ROUNDS - 5:
-                before = self._handled
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                self._move()
                 while self._handled == before:
                     if self._is_stuck(before):
                         stuck += 1
@@ -971,7 +972,7 @@ def test_a_signal_is_handled_though_the_message_under_way_is_stuck(way: str) -> 
             else:
                 disturbing = Thread(disturber.run)
                 writer.send_bytes(bytes(size))
-            assert disturbing.result() <= Disturber.ROUNDS // 10, "signals wait for bytes that may never move"
+            assert disturbing.result() <= Disturber.ROUNDS // 20, "signals wait for bytes that may never move"
     finally:
         signal.signal(signal.SIGUSR1, previous)
 
