@@ -708,6 +708,21 @@ def test_without_a_thread_the_put_fails_and_the_next_one_tries_again(monkeypatch
     queue.join_thread()
 
 
+def test_large_items_that_differ_all_arrive(start: Callable[..., BaseProcess]) -> None:
+    """Each is begun by put(), gone on with by the feeder, and followed by one that has to wait."""
+    queue = fork.Queue()
+    items = [bytes([number]) * 4_000_000 for number in range(20)]
+
+    def produce() -> None:
+        for item in items:
+            queue.put(item)
+
+    child = start(produce)
+    assert [queue.get()[:1] for _ in items] == [item[:1] for item in items]
+    assert ended(child) == 0
+    assert queue.qsize() == 0
+
+
 def test_discarded_tasks_are_not_waited_for() -> None:
     queue = fork.JoinableQueue()
     queue.put(b"x" * 3_000_000)

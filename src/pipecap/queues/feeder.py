@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import util
 
 from pipecap._native import ffi, lib
@@ -177,7 +178,7 @@ class Feeder:
         pieces = frames.pieces_of(payloads[0])
         total = sizes[0]
         if total < _BATCH_BYTES:
-            for payload in payloads[1:_BATCH_ITEMS]:
+            for payload in islice(payloads, 1, _BATCH_ITEMS):
                 if type(payload) is not bytes or total + len(payload) > _BATCH_BYTES:
                     break
                 pieces.append(payload)
@@ -236,8 +237,7 @@ class Feeder:
             if self._begun is not None:
                 outgoing, self._begun = self._begun, None
             elif self._waiting:
-                head = [self._waiting[i] for i in range(min(len(self._waiting), _BATCH_ITEMS))]
-                outgoing, self._sending = self._batch(head)
+                outgoing, self._sending = self._batch(self._waiting)
             else:
                 return None
             return outgoing
