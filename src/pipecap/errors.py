@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from _pickle import PicklingError  # pickle itself takes as long to load as all of this
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, which costs the import of typing
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class InvalidSize(PipecapError, ValueError):
         return _rebuild, (type(self), (_Shown(_short(size)), *rest), facts)  # the object itself may not pickle
 
 
-class NotPicklable(PipecapError, TypeError):
+class NotPicklable(PipecapError, PicklingError, TypeError):
     """An object that cannot travel through a queue; `__cause__` is what its pickling raised."""
 
     def __init__(self, what: str, cause: object) -> None:

@@ -45,19 +45,19 @@ class Context(context.BaseContext):
         return transport.two_way() if duplex else transport.one_way(self.capacity)
 
 
-class _ForkContext(Context, context.ForkContext):
-    pass
+class ForkContext(Context, context.ForkContext):
+    """Of the start method "fork"."""
 
 
-class _SpawnContext(Context, context.SpawnContext):
-    pass
+class SpawnContext(Context, context.SpawnContext):
+    """Of the start method "spawn"."""
 
 
-class _ForkServerContext(Context, context.ForkServerContext):
-    pass
+class ForkServerContext(Context, context.ForkServerContext):
+    """Of the start method "forkserver"."""
 
 
-_CONTEXTS = {"fork": _ForkContext, "spawn": _SpawnContext, "forkserver": _ForkServerContext}
+_CONTEXTS = {"fork": ForkContext, "spawn": SpawnContext, "forkserver": ForkServerContext}
 
 
 def get_context(
