@@ -279,39 +279,24 @@ static int64_t free_pages(int fd, int64_t capacity, long page)
     return unread <= 0 ? capacity / page : capacity / page - 2 * (unread / page) - 2;
 }
 
-/* Grow the pipe to what takes `pages` more, or as far as the kernel grants. */
-static int64_t grow(int fd, int64_t capacity, int64_t needed)
+void pipecap_make_room(int fd, uint64_t bytes)
 {
-    int64_t wanted = capacity;
+    long page = sysconf(_SC_PAGESIZE);
+    int64_t pages = ((int64_t)(bytes < INT_MAX ? bytes : INT_MAX) + page - 1) / page;
+    int64_t capacity = pipecap_capacity(fd);
+    int64_t needed, wanted = capacity;
 
+    if (capacity < 0)
+        return; /* no pipe, or none that can be resized */
+    needed = capacity + (pages - free_pages(fd, capacity, page)) * page;
     while (wanted < needed && wanted < (INT64_C(1) << 31))
         wanted *= 2;
     for (; wanted > capacity; wanted /= 2) {
         int64_t granted = pipecap_resize(fd, (uint64_t)wanted);
 
-        if (granted >= 0)
-            return granted;
-        if (granted != -EPERM && granted != -ENOMEM)
-            break;
+        if (granted >= 0 || (granted != -EPERM && granted != -ENOMEM))
+            return;
     }
-    return capacity;
-}
-
-int pipecap_fits(int fd, uint64_t bytes, int elastic)
-{
-    long page = sysconf(_SC_PAGESIZE);
-    int64_t pages = (int64_t)((bytes + (uint64_t)page - 1) / (uint64_t)page);
-    int64_t capacity, free;
-
-    if (bytes > INT_MAX)
-        pages = INT_MAX / page;
-    capacity = pipecap_capacity(fd);
-    if (capacity < 0) /* cannot be told: poll(2) promises room for PIPE_BUF bytes and no more */
-        return bytes <= PIPE_BUF && pipecap_full(fd) == 0;
-    free = free_pages(fd, capacity, page);
-    if (free < pages && elastic)
-        free += (grow(fd, capacity, capacity + (pages - free) * page) - capacity) / page;
-    return bytes <= INT_MAX && free >= pages;
 }
 
 /* ---- out ---- */
@@ -478,7 +463,7 @@ int pipecap_send(struct pipecap_end *end, struct pipecap_outgoing *outgoing)
     if (fd < 0)
         return fd;
     if (end->elastic && outgoing->sent == 0)
-        pipecap_fits(fd, pipecap_bytes_left(outgoing), 1);
+        pipecap_make_room(fd, pipecap_bytes_left(outgoing));
     result = pipecap_send_all(fd, outgoing, 1);
     pipecap_leave(end);
     return result;
@@ -496,7 +481,7 @@ int64_t pipecap_send_once(struct pipecap_end *end, const char *data, size_t size
     written = end->elastic ? pwritev2(fd, parts, 2, -1, RWF_NOWAIT) : -1;
     if (written == -1) {
         if (end->elastic)
-            pipecap_fits(fd, parts[0].iov_len + size, 1);
+            pipecap_make_room(fd, parts[0].iov_len + size);
         written = writev(fd, parts, 2);
     }
     if (written == -1)

@@ -23,9 +23,9 @@ int pipecap_incoming_begin(struct pipecap_incoming *incoming, const uint8_t *byt
 int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, size_t ahead,
                          int wait);
 
-/* Whether frames of so many bytes, written in whole pages, surely fit into the pipe, by what is unread. With `elastic`
- * it grows where they do not, or as far as the kernel grants. */
-int pipecap_fits(int fd, uint64_t bytes, int elastic);
+/* Grow the pipe where so many bytes, written in whole pages, may not fit beside what is unread; as far as the kernel
+ * grants, and never shrink it. */
+void pipecap_make_room(int fd, uint64_t bytes);
 
 /* Bytes still to be sent, headers included. */
 uint64_t pipecap_bytes_left(const struct pipecap_outgoing *outgoing);
@@ -36,10 +36,6 @@ int pipecap_send_all(int fd, struct pipecap_outgoing *outgoing, int wait);
 
 /* Take a lock that is free: 1, else 0, without a look at its holder. */
 int pipecap_try_lock(struct pipecap_shared *shared, int reading, uint32_t pid);
-
-/* Most bytes of one write(2) to a pipe. Its reader and writer never overlap within one write: by small ones they work
- * side by side. */
-#define PIPECAP_CHUNK ((size_t)8192)
 
 /* Bytes of the header of a frame with so many bytes of payload; written to header, which has room for 12. */
 size_t pipecap_header(uint64_t payload, uint8_t *header);

@@ -92,6 +92,10 @@ int64_t pipecap_receive_now(struct pipecap_end *end, struct pipecap_incoming *in
  * before memory is taken. */
 int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest);
 
+/* Most bytes of one write(2) to a pipe. Its reader and writer never overlap within one write: by small ones they work
+ * side by side. */
+enum { PIPECAP_CHUNK = 8192 };
+
 struct pipecap_piece {
     const void *data;
     size_t size;
@@ -161,8 +165,9 @@ int pipecap_all_done(struct pipecap_shared *shared, int64_t deadline);
 
 /* Whether a process has ended, reaped or not; 0 also where that cannot be told. */
 int pipecap_has_ended(uint32_t pid);
-/* Free a lock whose holder died; only for who knows that the stream is between two frames. 1 if it did, else 0. */
-int pipecap_free_abandoned(struct pipecap_shared *shared, int reading);
+/* Free the write lock if its holder died; only for who knows that the stream is between two frames, or makes it so.
+ * 1 if it did, else 0. */
+int pipecap_free_abandoned(struct pipecap_shared *shared, uint32_t pid);
 
 /* ---- queue.c: frames through a pipe that several processes share ---- */
 

@@ -62,7 +62,7 @@ int pipecap_put_now(
         do {
             result = pipecap_send_all(fd, frames, 0);
             if (result == -EAGAIN && !grown) {
-                pipecap_fits(fd, pipecap_bytes_left(frames), 1);
+                pipecap_make_room(fd, pipecap_bytes_left(frames));
                 grown = 1;
                 result = pipecap_send_all(fd, frames, 0);
             }
@@ -126,7 +126,7 @@ int pipecap_put(
     if (frames->sent == 0) {
         result = pipecap_lock(shared, fd, WRITING, pid, -1);
         if (result == 0 && end->elastic)
-            pipecap_fits(fd, pipecap_bytes_left(frames), 1);
+            pipecap_make_room(fd, pipecap_bytes_left(frames));
     }
     if (result == 0) {
         store(&shared->frame_open, 1);
@@ -142,18 +142,11 @@ int pipecap_put(
 
 /* ---- get ---- */
 
-/* In the middle of a frame and nothing to read: whether its rest will never come, because its writer died or gave up
- * the lock. Then the lock is freed for the others: between two frames, as nobody else wrote meanwhile. */
-static int is_cut_short(struct pipecap_shared *shared, int fd)
+/* In the middle of a frame: whether its rest will never come, because all is read and its writer died. Then the lock is
+ * freed for the others: what they write begins a frame, as nobody else wrote meanwhile. */
+static int is_cut_short(struct pipecap_shared *shared, int fd, uint32_t pid)
 {
-    uint32_t value = __atomic_load_n(&shared->writing, __ATOMIC_SEQ_CST);
-    uint32_t holder = value & ~(UINT32_C(1) << 31);
-
-    if (!holder || !pipecap_has_ended(holder) || pipecap_unread(fd) != 0)
-        return 0;
-    store(&shared->frame_open, 0);
-    pipecap_unlock(shared, WRITING);
-    return 1;
+    return pipecap_unread(fd) == 0 && pipecap_free_abandoned(shared, pid);
 }
 
 static int comes_at_once(int fd)
@@ -168,7 +161,7 @@ static int comes_at_once(int fd)
 
 /* Wait for the rest of a frame: 1, -errno, -ETIMEDOUT or PIPECAP_CUT_SHORT. Who did not want to wait at all (deadline
  * 0) waits here: an item that has begun to arrive is there. */
-static int wait_for_rest(struct pipecap_shared *shared, int fd, int64_t deadline)
+static int wait_for_rest(struct pipecap_shared *shared, int fd, uint32_t pid, int64_t deadline)
 {
     int64_t look = (int64_t)now_ns() + LOOK_NS;
     int result;
@@ -178,7 +171,7 @@ static int wait_for_rest(struct pipecap_shared *shared, int fd, int64_t deadline
     result = wait_readable(fd, deadline > 0 && deadline < look ? deadline : look);
     if (result)
         return result;
-    if (is_cut_short(shared, fd))
+    if (is_cut_short(shared, fd, pid))
         return PIPECAP_CUT_SHORT;
     /* As if interrupted: a signal that came between two waits has its turn, then the caller comes again. */
     return deadline > 0 && (int64_t)now_ns() >= deadline ? -ETIMEDOUT : -EINTR;
@@ -204,6 +197,7 @@ struct get {
     struct pipecap_shared *shared;
     struct pipecap_incoming *incoming;
     int fd;
+    uint32_t pid;
     int64_t deadline;
     uint64_t longest;
     uint64_t max_frames;
@@ -270,7 +264,7 @@ static int64_t read_frames(const struct get *get)
                 return 0;
             store(&shared->reader_open, 0);
         }
-        result = begun(incoming) ? wait_for_rest(shared, get->fd, get->deadline)
+        result = begun(incoming) ? wait_for_rest(shared, get->fd, get->pid, get->deadline)
                                  : wait_for_frame(incoming, get->fd, get->deadline);
         if (result < 0)
             return result;
@@ -317,7 +311,7 @@ int64_t pipecap_get(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
     int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t slots)
 {
-    struct get get = {.shared = shared, .incoming = incoming, .fd = pipecap_enter(end), .deadline = deadline,
+    struct get get = {.shared = shared, .incoming = incoming, .fd = pipecap_enter(end), .pid = pid, .deadline = deadline,
                       .longest = longest, .max_frames = max_frames, .ahead = slots ? sizeof shared->ahead : 0};
     int64_t result = 0;
 

@@ -92,20 +92,6 @@ int pipecap_has_ended(uint32_t pid)
 
 #endif
 
-int pipecap_free_abandoned(struct pipecap_shared *shared, int reading)
-{
-    uint32_t *lock = reading ? &shared->reading : &shared->writing;
-    uint32_t value = load(lock);
-
-    if (!(value & ~WAITERS) || !pipecap_has_ended(value & ~WAITERS))
-        return 0;
-    __atomic_store_n(reading ? &shared->reader_open : &shared->frame_open, 0, __ATOMIC_SEQ_CST);
-    if (!swap(lock, value, 0))
-        return 0;
-    wake(lock, 1);
-    return 1;
-}
-
 static int past(int64_t deadline)
 {
     return deadline != FOR_EVER && (int64_t)now_ns() >= deadline;
@@ -118,23 +104,25 @@ static int between_frames(struct pipecap_shared *shared, int fd)
     return pipecap_unread(fd) == 0 && !load(&shared->reader_open);
 }
 
-/* Take a lock over from a holder that died: 1 taken, 0 not to be had (yet), or PIPECAP_READER_DIED. `quiet` counts the
- * looks in a row that found the stream between two frames. */
-static int take_over(struct pipecap_shared *shared, uint32_t *lock, int fd, uint32_t pid, int *quiet)
+/* What a lock holds, if that is a holder that died; else 0. */
+static uint32_t abandoned(const uint32_t *lock)
 {
     uint32_t value = load(lock);
     uint32_t holder = value & ~WAITERS;
 
-    if (!holder || !pipecap_has_ended(holder))
+    return holder && pipecap_has_ended(holder) ? value : 0;
+}
+
+/* Take a lock over from a holder that died: 1 taken, 0 not to be had (yet). `quiet` counts the looks in a row that
+ * found the stream between two frames. */
+static int take_over(struct pipecap_shared *shared, int reading, int fd, uint32_t pid, int *quiet)
+{
+    uint32_t *lock = reading ? &shared->reading : &shared->writing;
+    uint32_t value = abandoned(lock);
+
+    if (!value)
         return 0;
-    if (lock == &shared->reading) {
-        if (!swap(lock, value, pid | WAITERS))
-            return 0;
-        if (load(&shared->reader_open))
-            __atomic_store_n(&shared->broken, 1, __ATOMIC_SEQ_CST);
-        return 1;
-    }
-    if (load(&shared->frame_open)) {
+    if (!reading && load(&shared->frame_open)) {
         /* The reader will find it cut short, and free the lock. Unless there is nothing to find. */
         *quiet = between_frames(shared, fd) ? *quiet + 1 : 0;
         if (*quiet < 2)
@@ -142,7 +130,21 @@ static int take_over(struct pipecap_shared *shared, uint32_t *lock, int fd, uint
     }
     if (!swap(lock, value, pid | WAITERS))
         return 0;
-    __atomic_store_n(&shared->frame_open, 0, __ATOMIC_SEQ_CST);
+    if (!reading)
+        __atomic_store_n(&shared->frame_open, 0, __ATOMIC_SEQ_CST);
+    else if (load(&shared->reader_open))
+        __atomic_store_n(&shared->broken, 1, __ATOMIC_SEQ_CST);
+    return 1;
+}
+
+int pipecap_free_abandoned(struct pipecap_shared *shared, uint32_t pid)
+{
+    uint32_t value = abandoned(&shared->writing);
+
+    if (!value || !swap(&shared->writing, value, pid | WAITERS))
+        return 0;
+    __atomic_store_n(&shared->frame_open, 0, __ATOMIC_SEQ_CST); /* ours now: no writer's flag is cleared */
+    pipecap_unlock(shared, 0);
     return 1;
 }
 
@@ -163,7 +165,7 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
         int result;
 
         if (deadline == 0) {
-            if (take_over(shared, lock, end_fd, pid, &quiet))
+            if (take_over(shared, reading, end_fd, pid, &quiet))
                 break;
             return -ETIMEDOUT;
         }
@@ -171,7 +173,7 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
             continue;
         result = sleep_on(lock, value | WAITERS, deadline != FOR_EVER && deadline < look ? deadline : look);
         mine = pid | WAITERS; /* others may be waiting, too: whoever unlocks looks */
-        if (result == -ETIMEDOUT && take_over(shared, lock, end_fd, pid, &quiet))
+        if (result == -ETIMEDOUT && take_over(shared, reading, end_fd, pid, &quiet))
             break;
         if (result == -ETIMEDOUT && past(deadline))
             return result;

@@ -217,17 +217,18 @@ def test_a_writer_that_died_in_the_middle_of_a_frame_keeps_its_lock_until_that_i
     scene.write_lock.release()
 
 
-@sides
-def test_only_who_is_dead_is_freed_of_its_lock(scene: Scene, side: int) -> None:
-    assert lib.pipecap_free_abandoned(scene.struct, side) == 0
-    with scene.lock(side):
-        assert lib.pipecap_free_abandoned(scene.struct, side) == 0
-        assert scene.holder(side) == os.getpid()
-    with forked(and_stay(scene.lock(side).acquire)) as child:
-        wait_until(lambda: scene.holder(side) == child.pid)
+def test_only_who_is_dead_is_freed_of_the_write_lock(scene: Scene) -> None:
+    assert lib.pipecap_free_abandoned(scene.struct, os.getpid()) == 0
+    with scene.write_lock:
+        assert lib.pipecap_free_abandoned(scene.struct, os.getpid()) == 0
+        assert scene.holder(WRITING) == os.getpid()
+    with forked(and_stay(scene.write_lock.acquire)) as child:
+        wait_until(lambda: scene.holder(WRITING) == child.pid)
+        scene.struct.frame_open = 1
         child.end()
-        assert lib.pipecap_free_abandoned(scene.struct, side) == 1
-    assert scene.holder(side) == 0
+        assert lib.pipecap_free_abandoned(scene.struct, os.getpid()) == 1
+    assert scene.holder(WRITING) == 0
+    assert scene.struct.frame_open == 0
 
 
 @sides

@@ -62,9 +62,9 @@ class _OwnSource:
         return queue._one(deadline_of(rest), self._slots, may_stop=True)
 
     def free_locks(self, *, died: bool, all_gone: bool) -> None:
-        shared = self._queue._shared.struct
-        if not self.reader.poll() and not shared.reader_open:
-            lib.pipecap_free_abandoned(shared, 0)
+        shared = self._queue._shared
+        if not self.reader.poll() and not shared.struct.reader_open:
+            lib.pipecap_free_abandoned(shared.struct, shared.me)
 
     def finish(self) -> list[Any]:
         queue = self._queue

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from pipecap.queues.frames import Payload
 
-# csrc/frames.h: PIPECAP_CHUNK.
-CHUNK = 8192
+CHUNK = lib.PIPECAP_CHUNK
 _SOCKET_CHUNK = 1 << 20
 
 # A payload up to this makes a frame that is one write(2).
