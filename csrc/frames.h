@@ -19,9 +19,17 @@ int pipecap_incoming_begin(struct pipecap_incoming *incoming, const uint8_t *byt
 
 /* One read(2) of what is missing: of the frame under way, of as many frames after it as `max_frames` allows for
  * certain, and of `ahead` bytes more, at most a header. With `wait` 0 it gives -EAGAIN instead of sleeping, without
- * touching O_NONBLOCK. Gives 1 when it read something, or what pipecap_receive() gives. */
+ * touching O_NONBLOCK. Of a payload of `body_from` bytes (0: never) or more the head comes alone. Gives 1 when it read
+ * something, or what pipecap_receive() gives. */
 int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, size_t ahead,
-                         int wait);
+                         uint64_t body_from, int wait);
+
+/* Whether the head alone is to be read of the first frame; once it is here: whether it is that of one bytes object. Then
+ * incoming->body is set, and the rest is for pipecap_receive_body(): one readv(2), of the object's bytes, of the tail and
+ * of `ahead` bytes more. 1 when the frame is whole, 0 when not, or what pipecap_receive_some() gives. */
+int pipecap_may_be_large_bytes(const struct pipecap_incoming *incoming, uint64_t body_from);
+int pipecap_is_large_bytes(struct pipecap_incoming *incoming);
+int pipecap_receive_body(int fd, struct pipecap_incoming *incoming, uint8_t *body, size_t ahead, int wait);
 
 /* Grow the pipe where so many bytes, written in whole pages, may not fit beside what is unread; as far as the kernel
  * grants, and never shrink it. */

@@ -53,7 +53,8 @@ enum pipecap_outcome {
     PIPECAP_TOO_LONG = -1003,    /* the header claims more than the caller allows; only the header was read */
     PIPECAP_BAD_HEADER = -1004,  /* no length that a frame can have */
     PIPECAP_READER_DIED = -1005, /* another reader died in the middle of a frame: where the next begins is unknown */
-    PIPECAP_WOULD_WAIT = -1006   /* nothing was written */
+    PIPECAP_WOULD_WAIT = -1006,  /* nothing was written */
+    PIPECAP_LARGE_BYTES = -1007  /* the frame that begins is one pickled bytes object: see pipecap_get_body() */
 };
 
 /* A descriptor that one thread may close while others wait in it: whoever leaves last really closes it, so its number
@@ -80,6 +81,13 @@ struct pipecap_incoming {
     uint64_t *frames;     /* of each whole frame but the first: where its payload begins, its bytes */
     size_t frames_allocated;
     size_t frame_count;   /* whole frames */
+    size_t body;          /* bytes of the object of PIPECAP_LARGE_BYTES, which are not at data but with the caller; else 0 */
+    size_t body_filled;   /* bytes received of them */
+};
+
+enum {
+    PIPECAP_BODY_HEAD = 7, /* bytes of a pickle before those of its one large bytes object: PROTO, BINBYTES, length, ... */
+    PIPECAP_BODY_TAIL = 2  /* ... and after: MEMOIZE, STOP */
 };
 
 void pipecap_incoming_free(struct pipecap_incoming *incoming);
@@ -115,6 +123,9 @@ struct pipecap_outgoing {
     uint64_t frame_done;      /* ... in the frame under way, header included */
     uint64_t sent;            /* bytes, headers included */
 };
+
+/* Count the first bytes, headers included, as sent. */
+void pipecap_skip(struct pipecap_outgoing *outgoing, uint64_t bytes);
 
 /* Write all: 0 or -errno. After -EINTR or -EAGAIN call again. */
 int pipecap_send(struct pipecap_end *end, struct pipecap_outgoing *outgoing);
@@ -154,8 +165,9 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
 /* 0, or -EPERM when it was not locked. */
 int pipecap_unlock(struct pipecap_shared *shared, int reading);
 
-/* Take one slot: 0, -ETIMEDOUT, -EINTR. Give back many: 0, or -EINVAL for more than `most` in all. */
-int pipecap_take_slot(struct pipecap_shared *shared, int64_t deadline);
+/* Take slots, at least one and at most `most`, all that are free: how many, or -ETIMEDOUT, -EINTR. Give some back: 0, or
+ * -EINVAL for more than `most` in all. */
+int64_t pipecap_take_slots(struct pipecap_shared *shared, uint32_t most, int64_t deadline);
 int pipecap_give_slots(struct pipecap_shared *shared, uint32_t count, uint32_t most);
 
 /* task_done(): 0, or -EINVAL when called too often. join(): 0, -ETIMEDOUT, -EINTR. */
@@ -180,6 +192,10 @@ int pipecap_put_now(
 int pipecap_put_one_now(
     struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid,
     int slot, uint64_t *sent);
+/* The same, of a payload in three parts: what a pickler makes of an item with one large bytes object. */
+int pipecap_put_three_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, const char *head, size_t head_size, const char *body,
+    size_t body_size, const char *tail, size_t tail_size, uint32_t pid, int slot, uint64_t *sent);
 
 /* Put frames, waiting as long as it takes: 0, -errno. After -EINTR call again: the write lock is still held when
  * frames->sent is not 0. */
@@ -190,7 +206,19 @@ int pipecap_put(
  * many `slots` gets one back for each frame, and then the header of the next frame is read along with one, which saves
  * a read(2) each time; with 0 slots, for a queue whose reader is also used without this, nothing is. Gives the
  * payload bytes of the first. After -EINTR, and after -ETIMEDOUT while incoming->locked (a frame is half here and the
- * read lock held for it), call again. */
+ * read lock held for it), call again.
+ *
+ * A payload of at least `body_from` bytes (0: never) that begins as the pickle of one bytes object is left at that, with
+ * the read lock, as PIPECAP_LARGE_BYTES: incoming->data + 4 has its head, incoming->body is the size of the object. */
 int64_t pipecap_get(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t slots);
+    int64_t deadline, uint64_t longest, uint64_t max_frames, uint64_t body_from, uint32_t slots);
+
+/* Go on, with the object's bytes into `body`: 0 when all are there and the pickle ended as it should, or -errno or an
+ * outcome; PIPECAP_BAD_HEADER is a whole frame that ends otherwise. After -EINTR call again. */
+int64_t pipecap_get_body(
+    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
+    uint8_t *body, uint32_t slots);
+
+/* Bring what is in `body` to the rest of the frame: then it is one like any other, half or whole. 0 or -ENOMEM. */
+int pipecap_keep_body(struct pipecap_incoming *incoming, const uint8_t *body);

@@ -96,23 +96,44 @@ static int put_small(struct pipecap_shared *shared, struct pipecap_end *end, con
     return done;
 }
 
+static int put_frame_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, const struct pipecap_piece *pieces, size_t count,
+    uint32_t pid, uint64_t *sent)
+{
+    uint64_t payload = 0;
+    struct pipecap_outgoing frame = {.pieces = pieces, .piece_count = count, .payloads = &payload, .frame_count = 1,
+                                     .chunk = PIPECAP_CHUNK};
+    int result;
+
+    for (size_t i = 0; i < count; i++)
+        payload += pieces[i].size;
+    result = pipecap_put_now(shared, end, &frame, pid);
+    *sent = result == PIPECAP_WOULD_WAIT ? frame.sent : 0;
+    return result;
+}
+
 int pipecap_put_one_now(
     struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid, int slot,
     uint64_t *sent)
 {
     struct pipecap_piece piece = {data, size};
-    uint64_t payload = size;
-    struct pipecap_outgoing frame = {.pieces = &piece, .piece_count = 1, .payloads = &payload, .frame_count = 1,
-                                     .chunk = PIPECAP_CHUNK};
-    int result;
 
-    if (slot && pipecap_take_slot(shared, 0) != 0)
+    if (slot && pipecap_take_slots(shared, 1, 0) < 0)
         return -ETIMEDOUT;
     if (size <= PIPE_BUF - 4 && put_small(shared, end, data, size, pid))
         return 0;
-    result = pipecap_put_now(shared, end, &frame, pid);
-    *sent = result == PIPECAP_WOULD_WAIT ? frame.sent : 0;
-    return result;
+    return put_frame_now(shared, end, &piece, 1, pid, sent);
+}
+
+int pipecap_put_three_now(
+    struct pipecap_shared *shared, struct pipecap_end *end, const char *head, size_t head_size, const char *body,
+    size_t body_size, const char *tail, size_t tail_size, uint32_t pid, int slot, uint64_t *sent)
+{
+    struct pipecap_piece pieces[] = {{head, head_size}, {body, body_size}, {tail, tail_size}};
+
+    if (slot && pipecap_take_slots(shared, 1, 0) < 0)
+        return -ETIMEDOUT;
+    return put_frame_now(shared, end, pieces, 3, pid, sent);
 }
 
 int pipecap_put(
@@ -201,6 +222,7 @@ struct get {
     int64_t deadline;
     uint64_t longest;
     uint64_t max_frames;
+    uint64_t body_from;
     size_t ahead;
 };
 
@@ -249,13 +271,18 @@ static int64_t read_frames(const struct get *get)
     int wait = 0;
 
     while (incoming->frame_count < get->max_frames) {
+        int head_only = pipecap_may_be_large_bytes(incoming, get->body_from);
         int64_t result;
 
         store(&shared->reader_open, 1); /* before the first byte is taken: who dies now was in a frame */
-        result = pipecap_receive_some(get->fd, incoming, get->longest, get->max_frames, get->ahead, wait);
+        result = pipecap_receive_some(get->fd, incoming, get->longest, get->max_frames, get->ahead,
+                                      get->body_from, wait);
         wait = 0;
-        if (result == 1)
+        if (result == 1) {
+            if (head_only && !pipecap_may_be_large_bytes(incoming, get->body_from) && pipecap_is_large_bytes(incoming))
+                return PIPECAP_LARGE_BYTES;
             continue;
+        }
         if (result != -EAGAIN && result != -EOPNOTSUPP && result != -ENOSYS)
             return result;
         wait = result != -EAGAIN; /* no RWF_NOWAIT here: poll(2) first, then read(2) does not sleep under the lock */
@@ -270,6 +297,14 @@ static int64_t read_frames(const struct get *get)
             return result;
     }
     return 0;
+}
+
+/* The frame under way will never be whole. */
+static void forget_frame(struct pipecap_shared *shared, uint32_t slots)
+{
+    shared->ahead_count = 0;
+    if (slots)
+        pipecap_give_slots(shared, 1, slots);
 }
 
 /* Read frames; what went wrong after whole ones is told to who reads next. */
@@ -289,13 +324,10 @@ static int64_t take_frames(const struct get *get, uint32_t slots)
     }
     if (result == 0)
         result = read_frames(get);
-    if (result < 0 && result > PIPECAP_END_OF_FILE)
+    if ((result < 0 && result > PIPECAP_END_OF_FILE) || result == PIPECAP_LARGE_BYTES)
         return result;
-    if (result == PIPECAP_CUT_SHORT) {
-        shared->ahead_count = 0;
-        if (slots)
-            pipecap_give_slots(shared, 1, slots);
-    }
+    if (result == PIPECAP_CUT_SHORT)
+        forget_frame(shared, slots);
     if (result == PIPECAP_TOO_LONG || result == PIPECAP_BAD_HEADER)
         store(&shared->broken, 1);
     if (incoming->frame_count == 0)
@@ -309,10 +341,11 @@ static int64_t take_frames(const struct get *get, uint32_t slots)
 
 int64_t pipecap_get(
     struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    int64_t deadline, uint64_t longest, uint64_t max_frames, uint32_t slots)
+    int64_t deadline, uint64_t longest, uint64_t max_frames, uint64_t body_from, uint32_t slots)
 {
     struct get get = {.shared = shared, .incoming = incoming, .fd = pipecap_enter(end), .pid = pid, .deadline = deadline,
-                      .longest = longest, .max_frames = max_frames, .ahead = slots ? sizeof shared->ahead : 0};
+                      .longest = longest, .max_frames = max_frames, .body_from = body_from,
+                      .ahead = slots ? sizeof shared->ahead : 0};
     int64_t result = 0;
 
     if (get.fd < 0)
@@ -327,7 +360,7 @@ int64_t pipecap_get(
     if (incoming->locked) {
         store(&shared->last_reader, pid);
         result = take_frames(&get, slots);
-        if (can_leave(&get) || result <= PIPECAP_END_OF_FILE) /* else a frame is half here: come again */
+        if (can_leave(&get) || (result <= PIPECAP_END_OF_FILE && result != PIPECAP_LARGE_BYTES)) /* else a frame is half here: come again */
             leave(&get);
     }
     pipecap_leave(end);
@@ -336,4 +369,47 @@ int64_t pipecap_get(
     if (slots)
         pipecap_give_slots(shared, (uint32_t)incoming->frame_count, slots);
     return (int64_t)incoming->frames[1];
+}
+
+/* Read the rest of a frame with one large bytes object: 0, -errno or an outcome. */
+static int64_t read_body(const struct get *get, uint8_t *body)
+{
+    int wait = 0;
+
+    for (;;) {
+        int64_t result = pipecap_receive_body(get->fd, get->incoming, body, get->ahead, wait);
+
+        wait = 0;
+        if (result == 1)
+            return 0;
+        if (result == 0)
+            continue;
+        if (result != -EAGAIN && result != -EOPNOTSUPP && result != -ENOSYS)
+            return result;
+        wait = result != -EAGAIN; /* as in read_frames() */
+        result = wait_for_rest(get->shared, get->fd, get->pid, get->deadline);
+        if (result < 0)
+            return result;
+    }
+}
+
+int64_t pipecap_get_body(
+    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
+    uint8_t *body, uint32_t slots)
+{
+    struct get get = {.shared = shared, .incoming = incoming, .fd = pipecap_enter(end), .pid = pid, .deadline = -1,
+                      .ahead = slots ? sizeof shared->ahead : 0};
+    int64_t result;
+
+    if (get.fd < 0)
+        return get.fd;
+    result = read_body(&get, body);
+    if (result == PIPECAP_CUT_SHORT)
+        forget_frame(shared, slots);
+    if (result == 0 || result == PIPECAP_CUT_SHORT)
+        leave(&get);
+    pipecap_leave(end);
+    if (result == 0 && slots)
+        pipecap_give_slots(shared, 1, slots);
+    return result;
 }

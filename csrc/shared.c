@@ -199,23 +199,31 @@ int pipecap_unlock(struct pipecap_shared *shared, int reading)
     return value ? 0 : -EPERM;
 }
 
-int pipecap_take_slot(struct pipecap_shared *shared, int64_t deadline)
+int64_t pipecap_take_slots(struct pipecap_shared *shared, uint32_t most, int64_t deadline)
 {
     int result = 0;
 
     for (;;) {
         uint32_t free = load(&shared->slots);
+        int64_t look;
 
-        while (free)
-            if (__atomic_compare_exchange_n(&shared->slots, &free, free - 1, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-                return 0;
+        while (free) {
+            uint32_t count = free < most ? free : most;
+
+            if (__atomic_compare_exchange_n(&shared->slots, &free, free - count, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+                return count;
+        }
         if (deadline == 0 || result == -ETIMEDOUT)
             return -ETIMEDOUT;
         if (result)
             return result;
+        /* Not for ever: who was woken for a slot may have died before it took it. */
+        look = (int64_t)now_ns() + LOOK_NS;
         __atomic_add_fetch(&shared->slot_waiters, 1, __ATOMIC_SEQ_CST);
-        result = sleep_on(&shared->slots, 0, deadline);
+        result = sleep_on(&shared->slots, 0, deadline != FOR_EVER && deadline < look ? deadline : look);
         __atomic_sub_fetch(&shared->slot_waiters, 1, __ATOMIC_SEQ_CST);
+        if (result == -ETIMEDOUT && !past(deadline))
+            result = -EINTR; /* as if: a signal that came between two waits has its turn */
     }
 }
 

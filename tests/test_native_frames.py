@@ -243,11 +243,13 @@ class Shore:
         self.shared = Shared(MOST_SLOTS)
         self.reader, self.writer = end_of(pipe[0]), end_of(pipe[1])
 
-    def get(self, incoming: In, most: int, deadline: int = NOW) -> int:
+    def get(self, incoming: In, most: int, deadline: int = NOW, *, body_from: int = 0, slots: int = 0) -> int:
         result = -errno.EINTR
+        shared = self.shared.struct
+        slots = slots and MOST_SLOTS
         while result == -errno.EINTR:
             result = lib.pipecap_get(
-                self.shared.struct, self.reader, incoming.struct, os.getpid(), deadline, ANY, most, 0
+                shared, self.reader, incoming.struct, os.getpid(), deadline, ANY, most, body_from, slots
             )
         return result
 
@@ -277,6 +279,64 @@ def test_the_first_frame_of_a_queue_lies_where_that_of_a_connection_does(pipe: t
     assert incoming.first(5) == b"abcde"
     assert shore.get(incoming, 1) == 2
     assert incoming.first(2) == b"xy"
+
+
+LARGE = 1000
+
+
+def large(body: bytes, tail: bytes = b"\x94.") -> bytes:
+    return b"\x80\x04B" + struct.pack("<I", len(body)) + body + tail
+
+
+@given(size=st.integers(LARGE, 5000), data=st.data(), slots=st.sampled_from([0, 10]))
+def test_a_large_bytes_object_goes_straight_to_its_place_or_is_kept(size: int, data: st.DataObject, slots: int) -> None:
+    """Wherever its arrival stops: what came is kept, and makes the frame that it was."""
+    payload = large(os.urandom(size))
+    wire = frame(payload) + frame(b"next")
+    cut = data.draw(st.integers(4 + lib.PIPECAP_BODY_HEAD, len(wire)))
+    ends = os.pipe()
+    try:
+        shore = Shore(ends)
+        shore.shared.struct.slots -= 2
+        incoming = In()
+        os.write(ends[1], wire[:cut])
+        assert shore.get(incoming, 1, body_from=LARGE, slots=slots) == lib.PIPECAP_LARGE_BYTES
+        assert incoming.struct.body == size
+        body = ffi.new("uint8_t[]", size)
+        arguments = shore.shared.struct, shore.reader, incoming.struct, os.getpid(), body, slots and MOST_SLOTS
+        whole = cut >= len(frame(payload))
+        assert lib.pipecap_get_body(*arguments) == (0 if whole else -errno.EINTR)
+        assert incoming.struct.locked == (not whole)
+        assert bytes(ffi.buffer(body))[: incoming.struct.body_filled] == payload[7:][: incoming.struct.body_filled]
+        assert lib.pipecap_keep_body(incoming.struct, body) == 0
+        os.write(ends[1], wire[cut:])
+        if not whole:
+            assert shore.get(incoming, 1, slots=slots) == len(payload)
+        assert incoming.first(len(payload)) == payload
+        assert shore.get(incoming, 1, slots=slots) == 4
+        assert incoming.first(4) == b"next"
+        assert shore.shared.struct.slots == (MOST_SLOTS if slots else MOST_SLOTS - 2)
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        large(bytes(LARGE))[:-1],
+        large(bytes(LARGE)) + b".",
+        b"\x80\x03" + large(bytes(LARGE))[2:],
+        b"\x80\x04\x8e" + large(bytes(LARGE))[3:],
+        bytes(LARGE),
+    ],
+)
+def test_what_is_not_one_large_bytes_object_comes_as_any_frame(pipe: tuple[int, int], payload: bytes) -> None:
+    shore = Shore(pipe)
+    os.write(pipe[1], frame(payload))
+    incoming = In()
+    assert shore.get(incoming, 1, body_from=LARGE) == len(payload)
+    assert incoming.first(len(payload)) == payload
 
 
 def test_a_closed_end_is_no_queue_any_more(pipe: tuple[int, int]) -> None:

@@ -594,9 +594,15 @@ def test_a_million_items_through_a_storm_of_signals(start: Callable[..., BasePro
     assert ended(child) == 0
 
 
-def test_ctrl_c_in_the_middle_of_an_item_loses_nothing(start: Callable[..., BaseProcess]) -> None:
-    queue = fork.SimpleQueue()
-    child = start(queue.put, b"x" * 3_000_000)
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
+@pytest.mark.parametrize("wrap", [bytes, lambda item: [item]], ids=["bytes", "list"])
+def test_ctrl_c_in_the_middle_of_an_item_loses_nothing(
+    kind: str, wrap: Callable[[bytes], object], start: Callable[..., BaseProcess]
+) -> None:
+    """A large bytes object is received straight into its own memory, others are not."""
+    queue = getattr(fork, kind)()
+    item = os.urandom(3_000_000)
+    child = start(queue.put, wrap(item))
     wait_until_asleep_in(child, "pipe_write")
     assert child.pid is not None
     os.kill(child.pid, signal.SIGSTOP)
@@ -612,8 +618,30 @@ def test_ctrl_c_in_the_middle_of_an_item_loses_nothing(start: Callable[..., Base
     finally:
         signal.signal(signal.SIGALRM, handler)
         os.kill(child.pid, signal.SIGCONT)
-    assert len(queue.get()) == 3_000_000
+    assert queue.get() == wrap(item)
+    queue.put("next")
+    assert queue.get() == "next"
     assert ended(child) == 0
+
+
+@pytest.mark.parametrize(
+    ("tail", "outcome"),
+    [(b"\x94.", bytes(1 << 20)), (b"N.", None), (b"0.", pickle.UnpicklingError), (b"..", bytes(1 << 20))],
+)
+def test_a_large_bytes_object_is_what_its_pickle_says(tail: bytes, outcome: Any) -> None:
+    """It begins as one; how it ends is seen after it arrived."""
+    queue = fork.Queue()
+    payload = b"\x80\x04B" + struct.pack("<I", 1 << 20) + bytes(1 << 20) + tail
+    writing = Thread(lambda: queue._writer.send_bytes(payload))
+    queue._shared.take_slots(1, 0)
+    if isinstance(outcome, type):
+        with pytest.raises(outcome):
+            queue.get()
+    else:
+        assert queue.get() == outcome
+    writing.result()
+    queue.put("next")
+    assert queue.get() == "next"
 
 
 @pytest.mark.parametrize("first", ["get", "get_many"])
@@ -635,7 +663,7 @@ def test_ctrl_c_amid_some_items_loses_none_of_them(first: str, whole: int, then:
         signal.pthread_kill(main, signal.SIGUSR1)
 
     for _ in items:
-        queue._shared.take_slot(0)
+        queue._shared.take_slots(1, 0)
     os.write(queue._writer.fileno(), head)
     got: list[bytes] = []
     handler = signal.signal(signal.SIGUSR1, interrupt)

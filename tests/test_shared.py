@@ -306,16 +306,16 @@ def test_without_descriptors_the_dead_are_still_told_from_the_living() -> None:
 
 def test_slots_run_out_and_come_back(scene: Scene) -> None:
     shared = Shared(3)
-    assert [shared.take_slot(NOW) for _ in range(5)] == [True, True, True, False, False]
-    assert shared.take_slot(deadline_of(0.01)) is False
+    assert [shared.take_slots(1, NOW) for _ in range(5)] == [1, 1, 1, 0, 0]
+    assert shared.take_slots(1, deadline_of(0.01)) == 0
     shared.give_slots(2)
-    assert [shared.take_slot(NOW) for _ in range(3)] == [True, True, False]
+    assert [shared.take_slots(2, NOW) for _ in range(2)] == [2, 0]
 
 
 def test_more_slots_than_there_are_cannot_be_given_back() -> None:
     shared = Shared(2)
     assert lib.pipecap_give_slots(shared.struct, 1, 2) == -errno.EINVAL
-    shared.take_slot(NOW)
+    shared.take_slots(1, NOW)
     assert lib.pipecap_give_slots(shared.struct, 2, 2) == -errno.EINVAL
     assert lib.pipecap_give_slots(shared.struct, 1, 2) == 0
     assert shared.struct.slots == 2
@@ -323,8 +323,8 @@ def test_more_slots_than_there_are_cannot_be_given_back() -> None:
 
 def test_who_waits_for_a_slot_wakes_when_another_process_gives_one() -> None:
     shared = Shared(1)
-    shared.take_slot(NOW)
-    waiting = [Thread(lambda: shared.take_slot(FOR_EVER)) for _ in range(3)]
+    shared.take_slots(1, NOW)
+    waiting = [Thread(lambda: shared.take_slots(1, FOR_EVER)) for _ in range(3)]
     for each in waiting:
         wait_until_in("futex", os.getpid(), each.native_id)
     for left in (2, 1, 0):
@@ -340,7 +340,7 @@ def test_many_processes_never_take_more_slots_than_there_are() -> None:
     def work() -> int:
         most = 0
         for _ in range(300):
-            shared.take_slot(FOR_EVER)
+            shared.take_slots(1, FOR_EVER)
             lib.pipecap_add_unfinished(inside.struct, 1)
             most = max(most, inside.struct.unfinished)
             lib.pipecap_task_done(inside.struct, 1)
@@ -356,8 +356,11 @@ def test_many_processes_never_take_more_slots_than_there_are() -> None:
 def test_a_slot_is_not_lost_on_who_was_killed_as_it_woke() -> None:
     """Given slots wake as many waiters; when those die first, others who wait must find what is free."""
     shared = Shared(1)
-    shared.take_slot(NOW)
-    with forked(lambda: shared.take_slot(FOR_EVER)) as first, forked(lambda: shared.take_slot(FOR_EVER)) as second:
+    shared.take_slots(1, NOW)
+    with (
+        forked(lambda: shared.take_slots(1, FOR_EVER)) as first,
+        forked(lambda: shared.take_slots(1, FOR_EVER)) as second,
+    ):
         wait_until_in("futex", first.pid)
         wait_until_in("futex", second.pid)
         first.signal(signal.SIGSTOP)
@@ -368,7 +371,7 @@ def test_a_slot_is_not_lost_on_who_was_killed_as_it_woke() -> None:
         wait_until_in("futex", second.pid)
         shared.give_slots(1)
         first.end()
-        assert second.result() is True
+        assert second.result() == 1
 
 
 # ---- tasks ----
@@ -416,7 +419,7 @@ def test_join_returns_though_new_tasks_came_before_it_looked() -> None:
 
 def _take_all(shared: Shared, answer: Any) -> None:
     taken = 0
-    while shared.take_slot(NOW):
+    while shared.take_slots(1, NOW):
         taken += 1
     answer.send((taken, shared.me == os.getpid()))
     answer.close()
@@ -427,7 +430,7 @@ def test_the_memory_lives_in_a_child_though_its_maker_dropped_it(method: str) ->
     """The standard library unlinks its semaphores too early for that: a spawned child then finds no file."""
     context: Any = multiprocessing.get_context(method)
     shared = Shared(5)
-    shared.take_slot(NOW)
+    shared.take_slots(1, NOW)
     reader, writer = one_way("auto")
     child = context.Process(target=_take_all, args=(shared, writer))
     child.start()
@@ -481,5 +484,5 @@ def test_the_struct_is_what_the_header_says_after_a_pickle_to_itself() -> None:
     shared = Shared(7)
     copy = pickle.loads(ForkingPickler.dumps(shared))
     resource_sharer.stop(timeout=DEADLINE)  # the thread that handed the descriptor out
-    copy.take_slot(NOW)
+    copy.take_slots(1, NOW)
     assert (shared.struct.slots, copy.slots, copy.me) == (6, 7, shared.me)

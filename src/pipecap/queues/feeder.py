@@ -12,9 +12,10 @@ import os
 import sys
 import threading
 import weakref
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from multiprocessing import util
 
 from pipecap._native import ffi, lib
@@ -29,6 +30,7 @@ from pipecap.results import Result
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from pipecap.queues.frames import Payload
 
@@ -40,6 +42,18 @@ _BATCH_ITEMS = 1000
 _NO_SLOT = -errno.ETIMEDOUT
 # How long exit waits for an item that is half in the pipe after the rest was discarded.
 _LAST_MOMENT = 0.2
+
+
+def put_now(
+    shared: Shared, writer: Connection, payload: bytes | tuple[bytes, bytes, bytes], slot: int, sent: Any
+) -> int:
+    """Put one item by pipecap_put_one_now(), or its twin for three parts."""
+    if isinstance(payload, bytes):
+        return lib.pipecap_put_one_now(shared.struct, writer._end, payload, len(payload), shared.me, slot, sent)
+    head, body, tail = payload
+    return lib.pipecap_put_three_now(
+        shared.struct, writer._end, head, len(head), body, len(body), tail, len(tail), shared.me, slot, sent
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +103,11 @@ class Feeder:
             if self._joinable:
                 lib.pipecap_add_unfinished(shared.struct, 1)  # before a reader can call task_done()
             if self._waiting:
-                result = lib.pipecap_take_slot(shared.struct, 0) or lib.PIPECAP_WOULD_WAIT
-            elif type(payload) is bytes:
-                result = self._put_now(payload)
+                result = self._slot_or(lib.PIPECAP_WOULD_WAIT)
+            elif isinstance(payload, list):
+                result = self._slot_or(0) or self._sent_now([payload])[1]
             else:
-                result = lib.pipecap_take_slot(shared.struct, 0) or self._sent_now([payload])[1]
+                result = self._put_now(payload)
             if result == 0:
                 return True
             if result == _NO_SLOT:
@@ -108,17 +122,19 @@ class Feeder:
             self._call_thread(0 if begun else 1)
             return True
 
-    def _put_now(self, payload: bytes) -> int:
+    def _slot_or(self, result: int) -> int:
+        """Take a slot and give `result`, or what says that there is none."""
+        return result if lib.pipecap_take_slots(self._shared.struct, 1, 0) > 0 else _NO_SLOT
+
+    def _put_now(self, payload: bytes | tuple[bytes, bytes, bytes]) -> int:
         """Take a slot and send one item as far as it goes; what is half sent becomes the thread's."""
         shared, progress = self._shared, self._progress
         progress[0] = 0
         try:
-            return lib.pipecap_put_one_now(
-                shared.struct, self._writer._end, payload, len(payload), shared.me, 1, progress
-            )
+            return put_now(shared, self._writer, payload, 1, progress)
         finally:
             if progress[0]:  # also when an exception came out of a signal handler
-                outgoing = self._writer.outgoing([payload], [len(payload)])
+                outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
                 outgoing.skip(progress[0])
                 self._go_on_with(outgoing, [payload])
 
@@ -174,19 +190,18 @@ class Feeder:
 
     def _batch(self, payloads: Sequence[Payload]) -> tuple[Outgoing, int]:
         """Make frames of the first of some payloads; give them and how many they are."""
-        sizes = [frames.size_of(payloads[0])]
-        pieces = frames.pieces_of(payloads[0])
-        total = sizes[0]
-        if total < _BATCH_BYTES:
-            for payload in islice(payloads, 1, _BATCH_ITEMS):
-                if type(payload) is not bytes or total + len(payload) > _BATCH_BYTES:
-                    break
-                pieces.append(payload)
-                sizes.append(len(payload))
-                total += len(payload)
-            if len(pieces) > 1:
-                pieces = [b"".join(pieces)]
-        return self._writer.outgoing(pieces, sizes), len(sizes)
+        first = payloads[0]
+        if not isinstance(first, bytes) or len(first) >= _BATCH_BYTES:
+            return self._writer.outgoing(frames.pieces_of(first), [frames.size_of(first)]), 1
+        batch: list[Any] = list(islice(payloads, _BATCH_ITEMS))  # of bytes
+        kinds = list(map(type, batch))
+        if kinds.count(bytes) != len(kinds):
+            del batch[next(i for i, kind in enumerate(kinds) if kind is not bytes) :]
+        sizes = list(map(len, batch))
+        if sum(sizes) > _BATCH_BYTES:
+            count = bisect_right(list(accumulate(sizes)), _BATCH_BYTES)
+            del batch[count:], sizes[count:]
+        return self._writer.outgoing([b"".join(batch)], sizes), len(sizes)
 
     # ---- the thread ----
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copyreg
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    Payload: TypeAlias = bytes | list[Buffer]
+    Payload: TypeAlias = bytes | tuple[bytes, bytes, bytes] | list[Buffer]
 
 # limits.h: PIPE_BUF. A frame up to this is one write(2), whole or not at all (pipe(7)).
 LARGEST_ATOMIC = 4096
@@ -54,30 +54,60 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 _picklers: list[tuple[ForkingPickler, _Pieces]] = []
 
 
-def pickled(obj: object) -> Payload:
-    """Pickle as ForkingPickler.dumps() does; gives one bytes object or, for what is large, pieces in a row.
-
-    A pickler is taken out of the shelf for the time of its use: pickling may run the object's own code, which may come
-    here again, and other threads.
-    """
+def _pickler() -> tuple[ForkingPickler, _Pieces]:
     try:
-        pickler, pieces = _picklers.pop()
+        return _picklers.pop()
     except IndexError:
         pieces = _Pieces()
         pickler = ForkingPickler(pieces)
         pickler.dispatch_table = _Reducers()
+        return pickler, pieces
+
+
+def pickled(obj: object) -> Payload:
+    """Pickle as ForkingPickler.dumps() does; gives one bytes object or, for what is large, pieces in a row.
+
+    Three pieces, a tuple, are an item with one large bytes object, and what comes before and after it.
+    A pickler is taken out of the shelf for the time of its use: pickling may run the object's own code, which may come
+    here again, and other threads.
+    """
+    pickler, pieces = _pickler()
     pickler.dump(obj)  # a pickler that failed is not put back
-    if len(pieces) > 1:
+    payload: Payload
+    if len(pieces) == 1:
+        (payload,) = pieces
+        small = len(payload)
+    elif len(pieces) == 3 and type(pieces[1]) is bytes:
+        payload = pieces[0], pieces[1], pieces[2]
+        small = len(payload[0]) + len(payload[2])
+    else:
         return pieces
-    (data,) = pieces
-    if len(data) < _KEPT_PICKLE:
+    if small < _KEPT_PICKLE:
         pieces.clear()
         pickler.clear_memo()
         _picklers.append((pickler, pieces))
-    return data  # type: ignore[no-any-return] # bytes
+    return payload
 
 
 loads = pickle.loads
+
+
+def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
+    """Pickle into `payloads`, one after the other; where it fails, as many are there as did not."""
+    pickler, pieces = _pickler()
+    dump, clear_memo, append = pickler.dump, pickler.clear_memo, payloads.append
+    for obj in objects:
+        dump(obj)
+        payload = pieces.pop()
+        if pieces or len(payload) >= _KEPT_PICKLE:
+            pieces.append(payload)
+            append(pieces if len(pieces) > 1 else payload)
+            pickler, pieces = _pickler()
+            dump, clear_memo = pickler.dump, pickler.clear_memo
+        else:
+            append(payload)
+            clear_memo()
+    _picklers.append((pickler, pieces))
 
 
 def pieces_of(payload: Payload) -> list[Buffer]:
@@ -122,9 +152,8 @@ class Outgoing:
         return bool(self.struct.frame == self.struct.frame_count)
 
     def skip(self, count: int) -> None:
-        """Count the first bytes of a single frame of a single piece as sent."""
-        self.struct.sent = self.struct.frame_done = count
-        self.struct.piece_done = max(0, count - HEADER)
+        """Count the first bytes, headers included, as sent."""
+        lib.pipecap_skip(self.struct, count)
 
     def release(self) -> None:
         """Let go of the pieces.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import pickle
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing import context, queues, util
 from multiprocessing.context import BaseContext
 from queue import Empty, Full
@@ -14,13 +16,29 @@ from typing import Any
 from pipecap._native import ffi, lib
 from pipecap.errors import NotPicklable
 from pipecap.queues import frames
-from pipecap.queues.feeder import Discarded, Feeder
+from pipecap.queues.feeder import Discarded, Feeder, put_now
 from pipecap.queues.frames import Incoming, Outgoing
 from pipecap.queues.shared import MOST_SLOTS, Shared, SharedLock, retried
 from pipecap.queues.transport import Connection, deadline_of, failure, one_way
 
 _AGAIN = -errno.EINTR
 _FOR_EVER = -1
+
+
+# From so many bytes on a copy saved is worth the way. A pickler leaves a bytes object outside of its
+# frames from 64 KiB on (pickle: _FRAME_SIZE_TARGET), so that it is found at the head of the pickle.
+_LARGE = 128 << 10
+
+
+class _Source:
+    """The file of an unpickler that has a large bytes object filled."""
+
+    __slots__ = ("read", "readinto", "readline")
+
+    def __init__(self, rest: io.BytesIO, fill: Callable[[memoryview], int]) -> None:
+        self.read = rest.read
+        self.readline = rest.readline
+        self.readinto = fill
 
 
 class _Pipe:
@@ -54,18 +72,65 @@ class _Pipe:
         # The common case, in the fewest steps.
         incoming = frames.take()
         shared = self._shared
+        size = _AGAIN
         try:
-            size = lib.pipecap_get(
-                shared.struct, self._reader._end, incoming.struct, shared.me, deadline, frames.LONGEST, 1, slots
-            )
+            while size == _AGAIN:
+                size = lib.pipecap_get(
+                    shared.struct, self._reader._end, incoming.struct, shared.me,
+                    deadline, frames.LONGEST, 1, _LARGE, slots,
+                )  # fmt: skip
         except BaseException:  # out of a signal handler
             self._keep(incoming)
             raise
         if size < 0:
+            if size == lib.PIPECAP_LARGE_BYTES:
+                return self._get_large(incoming, slots)
             incoming, size = self._receive(deadline, 1, slots, incoming, size)
         item = frames.loads(incoming.payload(size))
         frames.give(incoming)
         return item
+
+    def _get_large(self, incoming: Incoming, slots: int) -> Any:
+        """Give a large bytes object, received straight into its own memory: the unpickler makes it and has it filled.
+
+        The read lock is held meanwhile; no other code runs under it, as the pickle of a bytes object has none.
+        """
+        struct, shared = incoming.struct, self._shared
+        rest = io.BytesIO(ffi.buffer(struct.data + frames.HEADER, lib.PIPECAP_BODY_HEAD)[:])
+
+        def fill(view: memoryview) -> int:
+            result = _AGAIN
+            with view, ffi.from_buffer("uint8_t[]", view) as body:
+                try:
+                    while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers
+                        result = lib.pipecap_get_body(shared.struct, self._reader._end, struct, shared.me, body, slots)
+                    if result == 0:
+                        position = rest.tell()
+                        rest.write(ffi.buffer(struct.data + frames.HEADER + position, lib.PIPECAP_BODY_TAIL))
+                        rest.seek(position)
+                except BaseException:
+                    self._keep_body(incoming, body)
+                    raise
+                if result == lib.PIPECAP_CUT_SHORT:
+                    frames.give_unused(incoming)
+                elif result < 0:
+                    self._keep_body(incoming, body)
+            if result < 0:
+                raise failure(result)
+            return int(struct.body)
+
+        item = pickle.Unpickler(_Source(rest, fill)).load()
+        frames.give_unused(incoming)
+        return item
+
+    def _keep_body(self, incoming: Incoming, body: Any) -> None:
+        """Keep what came of a large bytes object for who gets next."""
+        if lib.pipecap_keep_body(incoming.struct, body) < 0:  # no memory: nobody can go on with it
+            self._shared.struct.broken = 1
+            if incoming.struct.locked:
+                incoming.struct.locked = 0
+                lib.pipecap_unlock(self._shared.struct, True)
+        self._keep(incoming)
 
     def _one(self, deadline: int, slots: int, *, may_stop: bool = False) -> Any:
         """Give the next item where some came that a get_many() was interrupted over."""
@@ -105,7 +170,7 @@ class _Pipe:
                     deadline = _FOR_EVER
                 result = lib.pipecap_get(
                     shared.struct, self._reader._end, incoming.struct, shared.me,
-                    deadline, frames.LONGEST, max_frames, slots,
+                    deadline, frames.LONGEST, max_frames, 0, slots,
                 )  # fmt: skip
         except BaseException:
             self._keep(incoming)
@@ -144,6 +209,16 @@ def _pickled(obj: object) -> frames.Payload:
         return frames.pickled(obj)
     except Exception as error:  # pickling runs the object's own code, which may raise anything
         raise NotPicklable(type(obj).__name__, error) from error
+
+
+def _all_pickled(objects: Iterable[object]) -> list[frames.Payload]:
+    objects = list(objects)
+    payloads: list[frames.Payload] = []
+    try:
+        frames.pickle_all(objects, payloads)
+    except Exception as error:
+        raise NotPicklable(type(objects[len(payloads)]).__name__, error) from error
+    return payloads
 
 
 class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to type checkers only
@@ -218,26 +293,17 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         `timeout` (of all together), has an attribute `put`: how many were.
         """
         self._check_open()
-        payloads = [_pickled(item) for item in items]
+        payloads = _all_pickled(items)
         deadline = deadline_of(timeout) if block else 0
         done = 0
         while done < len(payloads):
-            count = self._take_slots(len(payloads) - done, deadline)
+            count = self._shared.take_slots(len(payloads) - done, deadline)
             if not count:
                 full = Full()
                 full.put = done  # type: ignore[attr-defined] # told in the docstring
                 raise full
             self._feeder.put_many(payloads[done : done + count])
             done += count
-
-    def _take_slots(self, most: int, deadline: int) -> int:
-        """Take slots, at least one and as many as are free at once; 0 at the deadline."""
-        if not self._shared.take_slot(deadline):
-            return 0
-        count = 1
-        while count < most and lib.pipecap_take_slot(self._shared.struct, 0) == 0:
-            count += 1
-        return count
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Get the next item; raises Empty, ValueError when closed, and for what arrived TruncatedItem or BadFrame."""
@@ -337,13 +403,10 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
         """Put an item, waiting until all of it is in the pipe; raises NotPicklable, BrokenPipeError."""
         payload = _pickled(obj)
         sent = 0
-        if type(payload) is bytes and not self._half_sent:
-            shared = self._shared
+        if not isinstance(payload, list) and not self._half_sent:
             progress = ffi.new("uint64_t *")
             try:
-                result = lib.pipecap_put_one_now(
-                    shared.struct, self._writer._end, payload, len(payload), shared.me, 0, progress
-                )
+                result = put_now(self._shared, self._writer, payload, 0, progress)
             except BaseException:  # out of a signal handler
                 if progress[0]:
                     self._half_sent.append(self._rest(payload, progress[0]))

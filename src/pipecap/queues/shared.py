@@ -71,16 +71,16 @@ class Shared:
         if fd is not None:
             os.close(fd)
 
-    def take_slot(self, deadline: int) -> bool:
-        """Take the room of one item; False when there was none until the deadline."""
-        result = retried(lib.pipecap_take_slot, self.struct, deadline)
-        if result not in (0, -errno.ETIMEDOUT):
+    def take_slots(self, most: int, deadline: int) -> int:
+        """Take the room of at most so many items, all that is free; 0 when there was none until the deadline."""
+        result = retried(lib.pipecap_take_slots, self.struct, most, deadline)
+        if result < 0 and result != -errno.ETIMEDOUT:
             raise failure(result)
-        return result == 0
+        return max(0, result)
 
     def wait_for_slot(self, deadline: int) -> bool:
         """Wait until there is room for an item, without taking it; False at the deadline."""
-        if not self.take_slot(deadline):
+        if not self.take_slots(1, deadline):
             return False
         self.give_slots(1)
         return True
