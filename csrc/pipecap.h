@@ -183,42 +183,44 @@ int pipecap_free_abandoned(struct pipecap_shared *shared, uint32_t pid);
 
 /* ---- queue.c: frames through a pipe that several processes share ---- */
 
+/* One side of a queue in one process. */
+struct pipecap_port {
+    struct pipecap_shared *shared;
+    struct pipecap_end *end;
+    uint32_t pid;   /* of this process, as its locks are to have it */
+    uint32_t slots; /* of the queue, all in all; 0: it does not count */
+};
+
 /* Put frames without waiting for more than a moment: 0, -errno, or PIPECAP_WOULD_WAIT. Then, where frames->sent is not 0,
  * the write lock is still held and pipecap_put() goes on. */
-int pipecap_put_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid);
-/* With `slot` take one, and put one frame the same way: besides, -ETIMEDOUT where there is no slot. Where it stopped half-way
- * `sent` is the bytes sent. */
-int pipecap_put_one_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid,
-    int slot, uint64_t *sent);
+int pipecap_put_now(struct pipecap_port *port, struct pipecap_outgoing *frames);
+/* Take a slot, where the queue counts them, and put one frame the same way: besides, -ETIMEDOUT where there is no slot.
+ * `sent` is 0 or, where it stopped half-way, the bytes sent. */
+int pipecap_put_one_now(struct pipecap_port *port, const char *data, size_t size, uint64_t *sent);
 /* The same, of a payload in three parts: what a pickler makes of an item with one large bytes object. */
 int pipecap_put_three_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const char *head, size_t head_size, const char *body,
-    size_t body_size, const char *tail, size_t tail_size, uint32_t pid, int slot, uint64_t *sent);
+    struct pipecap_port *port, const char *head, size_t head_size, const char *body, size_t body_size,
+    const char *tail, size_t tail_size, uint64_t *sent);
 
 /* Put frames, waiting as long as it takes: 0, -errno. After -EINTR call again: the write lock is still held when
  * frames->sent is not 0. */
-int pipecap_put(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid);
+int pipecap_put(struct pipecap_port *port, struct pipecap_outgoing *frames);
 
-/* Get at least one frame and at most max_frames, all that is there: as pipecap_receive(), or -ETIMEDOUT. A queue of so
- * many `slots` gets one back for each frame, and then the header of the next frame is read along with one, which saves
- * a read(2) each time; with 0 slots, for a queue whose reader is also used without this, nothing is. Gives the
+/* Get at least one frame and at most max_frames, all that is there: as pipecap_receive(), or -ETIMEDOUT. A queue that
+ * counts its slots gets one back for each frame, and then the header of the next frame is read along with one, which
+ * saves a read(2) each time; in one that does not, whose reader is also used without this, nothing is. Gives the
  * payload bytes of the first. After -EINTR, and after -ETIMEDOUT while incoming->locked (a frame is half here and the
  * read lock held for it), call again.
  *
  * A payload of at least `body_from` bytes (0: never) that begins as the pickle of one bytes object is left at that, with
  * the read lock, as PIPECAP_LARGE_BYTES: incoming->data + 4 has its head, incoming->body is the size of the object. */
 int64_t pipecap_get(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    int64_t deadline, uint64_t longest, uint64_t max_frames, uint64_t body_from, uint32_t slots);
+    struct pipecap_port *port, struct pipecap_incoming *incoming, int64_t deadline, uint64_t longest,
+    uint64_t max_frames, uint64_t body_from);
 
-/* Go on, with the object's bytes into `body`: 0 when all are there and the pickle ended as it should, or -errno or an
- * outcome; PIPECAP_BAD_HEADER is a whole frame that ends otherwise. After -EINTR call again. */
-int64_t pipecap_get_body(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    uint8_t *body, uint32_t slots);
+/* Go on, with the object's bytes into `body`: 0 when the frame is whole, or -errno or an outcome. Its tail is at
+ * incoming->data, behind its head. After -EINTR call again. */
+int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body);
 
 /* Bring what is in `body` to the rest of the frame: then it is one like any other, half or whole. 0 or -ENOMEM. */
 int pipecap_keep_body(struct pipecap_incoming *incoming, const uint8_t *body);

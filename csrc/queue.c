@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -48,16 +49,16 @@ static int room_in_a_moment(int fd)
     return ppoll(&end, 1, &moment, NULL) == 1;
 }
 
-int pipecap_put_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid)
+int pipecap_put_now(struct pipecap_port *port, struct pipecap_outgoing *frames)
 {
-    int fd = pipecap_enter(end);
+    struct pipecap_shared *shared = port->shared;
+    int fd = pipecap_enter(port->end);
     int result = PIPECAP_WOULD_WAIT;
-    int grown = !end->elastic;
+    int grown = !port->end->elastic;
 
     if (fd < 0)
         return fd;
-    if (try_lock(shared, pid)) {
+    if (try_lock(shared, port->pid)) {
         store(&shared->frame_open, 1);
         do {
             result = pipecap_send_all(fd, frames, 0);
@@ -74,31 +75,31 @@ int pipecap_put_now(
             pipecap_unlock(shared, WRITING);
         }
     }
-    pipecap_leave(end);
+    pipecap_leave(port->end);
     return result;
 }
 
 /* The common case in the fewest steps: a frame that one write puts whole or not at all. 1 when it is put. */
-static int put_small(struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid)
+static int put_small(struct pipecap_port *port, const char *data, size_t size)
 {
-    uint8_t header[12];
-    struct iovec parts[] = {{header, pipecap_header(size, header)}, {(void *)data, size}};
-    int fd = pipecap_enter(end);
+    uint8_t frame[PIPE_BUF];
+    size_t header = pipecap_header(size, frame);
+    struct iovec part = {frame, header + size}; /* one part: the kernel takes longer over two */
+    int fd = pipecap_enter(port->end);
     int done = 0;
 
     if (fd < 0)
         return 0;
-    if (pipecap_try_lock(shared, WRITING, pid)) {
-        done = pwritev2(fd, parts, 2, -1, RWF_NOWAIT) > 0;
-        pipecap_unlock(shared, WRITING);
+    memcpy(frame + header, data, size);
+    if (pipecap_try_lock(port->shared, WRITING, port->pid)) {
+        done = pwritev2(fd, &part, 1, -1, RWF_NOWAIT) > 0;
+        pipecap_unlock(port->shared, WRITING);
     }
-    pipecap_leave(end);
+    pipecap_leave(port->end);
     return done;
 }
 
-static int put_frame_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const struct pipecap_piece *pieces, size_t count,
-    uint32_t pid, uint64_t *sent)
+static int put_frame_now(struct pipecap_port *port, const struct pipecap_piece *pieces, size_t count, uint64_t *sent)
 {
     uint64_t payload = 0;
     struct pipecap_outgoing frame = {.pieces = pieces, .piece_count = count, .payloads = &payload, .frame_count = 1,
@@ -107,46 +108,50 @@ static int put_frame_now(
 
     for (size_t i = 0; i < count; i++)
         payload += pieces[i].size;
-    result = pipecap_put_now(shared, end, &frame, pid);
-    *sent = result == PIPECAP_WOULD_WAIT ? frame.sent : 0;
+    result = pipecap_put_now(port, &frame);
+    if (result == PIPECAP_WOULD_WAIT)
+        *sent = frame.sent;
     return result;
 }
 
-int pipecap_put_one_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const char *data, size_t size, uint32_t pid, int slot,
-    uint64_t *sent)
+static int has_slot(struct pipecap_port *port)
+{
+    return port->slots == 0 || pipecap_take_slots(port->shared, 1, 0) > 0;
+}
+
+int pipecap_put_one_now(struct pipecap_port *port, const char *data, size_t size, uint64_t *sent)
 {
     struct pipecap_piece piece = {data, size};
 
-    if (slot && pipecap_take_slots(shared, 1, 0) < 0)
+    *sent = 0;
+    if (!has_slot(port))
         return -ETIMEDOUT;
-    if (size <= PIPE_BUF - 4 && put_small(shared, end, data, size, pid))
+    if (size <= PIPE_BUF - 4 && put_small(port, data, size))
         return 0;
-    return put_frame_now(shared, end, &piece, 1, pid, sent);
+    return put_frame_now(port, &piece, 1, sent);
 }
 
 int pipecap_put_three_now(
-    struct pipecap_shared *shared, struct pipecap_end *end, const char *head, size_t head_size, const char *body,
-    size_t body_size, const char *tail, size_t tail_size, uint32_t pid, int slot, uint64_t *sent)
+    struct pipecap_port *port, const char *head, size_t head_size, const char *body, size_t body_size,
+    const char *tail, size_t tail_size, uint64_t *sent)
 {
     struct pipecap_piece pieces[] = {{head, head_size}, {body, body_size}, {tail, tail_size}};
 
-    if (slot && pipecap_take_slots(shared, 1, 0) < 0)
-        return -ETIMEDOUT;
-    return put_frame_now(shared, end, pieces, 3, pid, sent);
+    *sent = 0;
+    return has_slot(port) ? put_frame_now(port, pieces, 3, sent) : -ETIMEDOUT;
 }
 
-int pipecap_put(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_outgoing *frames, uint32_t pid)
+int pipecap_put(struct pipecap_port *port, struct pipecap_outgoing *frames)
 {
-    int fd = pipecap_enter(end);
+    struct pipecap_shared *shared = port->shared;
+    int fd = pipecap_enter(port->end);
     int result = 0;
 
     if (fd < 0)
         return fd;
     if (frames->sent == 0) {
-        result = pipecap_lock(shared, fd, WRITING, pid, -1);
-        if (result == 0 && end->elastic)
+        result = pipecap_lock(shared, fd, WRITING, port->pid, -1);
+        if (result == 0 && port->end->elastic)
             pipecap_make_room(fd, pipecap_bytes_left(frames));
     }
     if (result == 0) {
@@ -157,7 +162,7 @@ int pipecap_put(
             pipecap_unlock(shared, WRITING);
         }
     }
-    pipecap_leave(end);
+    pipecap_leave(port->end);
     return result;
 }
 
@@ -339,35 +344,43 @@ static int64_t take_frames(const struct get *get, uint32_t slots)
     return 0;
 }
 
-int64_t pipecap_get(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    int64_t deadline, uint64_t longest, uint64_t max_frames, uint64_t body_from, uint32_t slots)
+static struct get getting(struct pipecap_port *port, struct pipecap_incoming *incoming)
 {
-    struct get get = {.shared = shared, .incoming = incoming, .fd = pipecap_enter(end), .pid = pid, .deadline = deadline,
-                      .longest = longest, .max_frames = max_frames, .body_from = body_from,
-                      .ahead = slots ? sizeof shared->ahead : 0};
+    return (struct get){.shared = port->shared, .incoming = incoming, .fd = pipecap_enter(port->end), .pid = port->pid,
+                        .deadline = -1, .ahead = port->slots ? sizeof port->shared->ahead : 0};
+}
+
+int64_t pipecap_get(
+    struct pipecap_port *port, struct pipecap_incoming *incoming, int64_t deadline, uint64_t longest,
+    uint64_t max_frames, uint64_t body_from)
+{
+    struct get get = getting(port, incoming);
     int64_t result = 0;
 
     if (get.fd < 0)
         return get.fd;
+    get.deadline = deadline;
+    get.longest = longest;
+    get.max_frames = max_frames;
+    get.body_from = body_from;
     if (incoming->locked && get.max_frames <= incoming->frame_count)
         get.max_frames = incoming->frame_count + 1; /* begun by a call that allowed more: that frame is finished first */
     if (!incoming->locked) {
         pipecap_incoming_clear(incoming);
-        result = pipecap_lock(shared, get.fd, READING, pid, deadline);
+        result = pipecap_lock(get.shared, get.fd, READING, get.pid, deadline);
         incoming->locked = result == 0;
     }
     if (incoming->locked) {
-        store(&shared->last_reader, pid);
-        result = take_frames(&get, slots);
-        if (can_leave(&get) || (result <= PIPECAP_END_OF_FILE && result != PIPECAP_LARGE_BYTES)) /* else a frame is half here: come again */
-            leave(&get);
+        store(&get.shared->last_reader, get.pid);
+        result = take_frames(&get, port->slots);
+        if (can_leave(&get) || (result <= PIPECAP_END_OF_FILE && result != PIPECAP_LARGE_BYTES))
+            leave(&get); /* else a frame is half here: come again */
     }
-    pipecap_leave(end);
+    pipecap_leave(port->end);
     if (result < 0)
         return result;
-    if (slots)
-        pipecap_give_slots(shared, (uint32_t)incoming->frame_count, slots);
+    if (port->slots)
+        pipecap_give_slots(get.shared, (uint32_t)incoming->frame_count, port->slots);
     return (int64_t)incoming->frames[1];
 }
 
@@ -393,23 +406,20 @@ static int64_t read_body(const struct get *get, uint8_t *body)
     }
 }
 
-int64_t pipecap_get_body(
-    struct pipecap_shared *shared, struct pipecap_end *end, struct pipecap_incoming *incoming, uint32_t pid,
-    uint8_t *body, uint32_t slots)
+int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body)
 {
-    struct get get = {.shared = shared, .incoming = incoming, .fd = pipecap_enter(end), .pid = pid, .deadline = -1,
-                      .ahead = slots ? sizeof shared->ahead : 0};
+    struct get get = getting(port, incoming);
     int64_t result;
 
     if (get.fd < 0)
         return get.fd;
     result = read_body(&get, body);
     if (result == PIPECAP_CUT_SHORT)
-        forget_frame(shared, slots);
+        forget_frame(get.shared, port->slots);
     if (result == 0 || result == PIPECAP_CUT_SHORT)
         leave(&get);
-    pipecap_leave(end);
-    if (result == 0 && slots)
-        pipecap_give_slots(shared, 1, slots);
+    pipecap_leave(port->end);
+    if (result == 0 && port->slots)
+        pipecap_give_slots(get.shared, 1, port->slots);
     return result;
 }

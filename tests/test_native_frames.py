@@ -239,18 +239,15 @@ def test_many_frames_of_nothing_are_their_headers(ends: tuple[Any, Any]) -> None
 class Shore:
     """The shared memory of a queue and its two ends."""
 
-    def __init__(self, pipe: tuple[int, int]) -> None:
+    def __init__(self, pipe: tuple[int, int], *, count: bool = False) -> None:
         self.shared = Shared(MOST_SLOTS)
-        self.reader, self.writer = end_of(pipe[0]), end_of(pipe[1])
+        self.reader = end_of(pipe[0])
+        self.port = self.shared.port(self.reader, count=count)
 
-    def get(self, incoming: In, most: int, deadline: int = NOW, *, body_from: int = 0, slots: int = 0) -> int:
+    def get(self, incoming: In, most: int, deadline: int = NOW, *, body_from: int = 0) -> int:
         result = -errno.EINTR
-        shared = self.shared.struct
-        slots = slots and MOST_SLOTS
         while result == -errno.EINTR:
-            result = lib.pipecap_get(
-                shared, self.reader, incoming.struct, os.getpid(), deadline, ANY, most, body_from, slots
-            )
+            result = lib.pipecap_get(self.port, incoming.struct, deadline, ANY, most, body_from)
         return result
 
 
@@ -288,34 +285,35 @@ def large(body: bytes, tail: bytes = b"\x94.") -> bytes:
     return b"\x80\x04B" + struct.pack("<I", len(body)) + body + tail
 
 
-@given(size=st.integers(LARGE, 5000), data=st.data(), slots=st.sampled_from([0, 10]))
-def test_a_large_bytes_object_goes_straight_to_its_place_or_is_kept(size: int, data: st.DataObject, slots: int) -> None:
+@given(size=st.integers(LARGE, 5000), data=st.data(), count=st.booleans())
+def test_a_large_bytes_object_goes_straight_to_its_place_or_is_kept(
+    size: int, data: st.DataObject, count: bool
+) -> None:
     """Wherever its arrival stops: what came is kept, and makes the frame that it was."""
     payload = large(os.urandom(size))
     wire = frame(payload) + frame(b"next")
     cut = data.draw(st.integers(4 + lib.PIPECAP_BODY_HEAD, len(wire)))
     ends = os.pipe()
     try:
-        shore = Shore(ends)
+        shore = Shore(ends, count=count)
         shore.shared.struct.slots -= 2
         incoming = In()
         os.write(ends[1], wire[:cut])
-        assert shore.get(incoming, 1, body_from=LARGE, slots=slots) == lib.PIPECAP_LARGE_BYTES
+        assert shore.get(incoming, 1, body_from=LARGE) == lib.PIPECAP_LARGE_BYTES
         assert incoming.struct.body == size
         body = ffi.new("uint8_t[]", size)
-        arguments = shore.shared.struct, shore.reader, incoming.struct, os.getpid(), body, slots and MOST_SLOTS
         whole = cut >= len(frame(payload))
-        assert lib.pipecap_get_body(*arguments) == (0 if whole else -errno.EINTR)
+        assert lib.pipecap_get_body(shore.port, incoming.struct, body) == (0 if whole else -errno.EINTR)
         assert incoming.struct.locked == (not whole)
         assert bytes(ffi.buffer(body))[: incoming.struct.body_filled] == payload[7:][: incoming.struct.body_filled]
         assert lib.pipecap_keep_body(incoming.struct, body) == 0
         os.write(ends[1], wire[cut:])
         if not whole:
-            assert shore.get(incoming, 1, slots=slots) == len(payload)
+            assert shore.get(incoming, 1) == len(payload)
         assert incoming.first(len(payload)) == payload
-        assert shore.get(incoming, 1, slots=slots) == 4
+        assert shore.get(incoming, 1) == 4
         assert incoming.first(4) == b"next"
-        assert shore.shared.struct.slots == (MOST_SLOTS if slots else MOST_SLOTS - 2)
+        assert shore.shared.struct.slots == (MOST_SLOTS if count else MOST_SLOTS - 2)
     finally:
         for end in ends:
             os.close(end)

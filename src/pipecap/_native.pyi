@@ -56,40 +56,26 @@ class _Lib(Protocol):
     def pipecap_all_done(self, shared: Any, deadline: int, /) -> int: ...
     def pipecap_has_ended(self, pid: int, /) -> int: ...
     def pipecap_free_abandoned(self, shared: Any, pid: int, /) -> int: ...
-    def pipecap_put_now(self, shared: Any, end: Any, frames: Any, pid: int, /) -> int: ...
-    def pipecap_put_one_now(
-        self, shared: Any, end: Any, data: bytes, size: int, pid: int, slot: int, sent: Any, /
-    ) -> int: ...
+    # `port` is a struct pipecap_port *.
+    def pipecap_put_now(self, port: Any, frames: Any, /) -> int: ...
+    def pipecap_put_one_now(self, port: Any, data: bytes, size: int, sent: Any, /) -> int: ...
     def pipecap_put_three_now(
         self,
-        shared: Any,
-        end: Any,
+        port: Any,
         head: bytes,
         head_size: int,
         body: bytes,
         body_size: int,
         tail: bytes,
         tail_size: int,
-        pid: int,
-        slot: int,
         sent: Any,
         /,
     ) -> int: ...
-    def pipecap_put(self, shared: Any, end: Any, frames: Any, pid: int, /) -> int: ...
+    def pipecap_put(self, port: Any, frames: Any, /) -> int: ...
     def pipecap_get(
-        self,
-        shared: Any,
-        end: Any,
-        frame: Any,
-        pid: int,
-        deadline: int,
-        longest: int,
-        most_frames: int,
-        body_from: int,
-        most_slots: int,
-        /,
+        self, port: Any, frame: Any, deadline: int, longest: int, most_frames: int, body_from: int, /
     ) -> int: ...
-    def pipecap_get_body(self, shared: Any, end: Any, frame: Any, pid: int, body: Any, most_slots: int, /) -> int: ...
+    def pipecap_get_body(self, port: Any, frame: Any, body: Any, /) -> int: ...
     def pipecap_keep_body(self, frame: Any, body: Any, /) -> int: ...
 
 ffi: _FFI

@@ -52,14 +52,13 @@ class _OwnSource:
     def __init__(self, queue: Queue | SimpleQueue) -> None:
         self.reader = queue._reader
         self._queue = queue
-        self._slots = queue._maxsize if isinstance(queue, Queue) else 0
 
     def take(self, timeout: float | None) -> Any:
         queue = self._queue
         if not queue._left and not queue._half_received and not self.reader.poll():
             raise Empty
         rest = _REST if timeout is None else min(timeout + 0.001, _REST)
-        return queue._one(deadline_of(rest), self._slots, may_stop=True)
+        return queue._one(deadline_of(rest), may_stop=True)
 
     def free_locks(self, *, died: bool, all_gone: bool) -> None:
         shared = self._queue._shared
@@ -70,7 +69,7 @@ class _OwnSource:
         queue = self._queue
         if not queue._half_received and not queue._shared.struct.cut_short:
             return []
-        return [queue._one(0, self._slots)]
+        return [queue._one(0)]
 
 
 # Stock queues of which half an item was read when the time was up: the rest is for the next drain().

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from typing_extensions import Buffer
+
     from pipecap.queues.frames import Payload
 
 _log = logging.getLogger("pipecap")
@@ -44,16 +46,10 @@ _NO_SLOT = -errno.ETIMEDOUT
 _LAST_MOMENT = 0.2
 
 
-def put_now(
-    shared: Shared, writer: Connection, payload: bytes | tuple[bytes, bytes, bytes], slot: int, sent: Any
-) -> int:
-    """Put one item by pipecap_put_one_now(), or its twin for three parts."""
-    if isinstance(payload, bytes):
-        return lib.pipecap_put_one_now(shared.struct, writer._end, payload, len(payload), shared.me, slot, sent)
+def put_three_now(port: Any, payload: tuple[bytes, bytes, bytes], sent: Any) -> int:
+    """Put an item with one large bytes object by pipecap_put_three_now()."""
     head, body, tail = payload
-    return lib.pipecap_put_three_now(
-        shared.struct, writer._end, head, len(head), body, len(body), tail, len(tail), shared.me, slot, sent
-    )
+    return lib.pipecap_put_three_now(port, head, len(head), body, len(body), tail, len(tail), sent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +69,19 @@ class Feeder:
     """What one process puts into one queue."""
 
     def __init__(
-        self, reader: Connection, writer: Connection, shared: Shared, *, exit_warning: float | None, joinable: bool
+        self,
+        reader: Connection,
+        writer: Connection,
+        shared: Shared,
+        port: Any,
+        *,
+        exit_warning: float | None,
+        joinable: bool,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._shared = shared
+        self._port = port
         self._exit_warning = exit_warning
         self._joinable = joinable
         self._progress = ffi.new("uint64_t *")
@@ -99,44 +103,55 @@ class Feeder:
         """Take a slot and send one item, now or later; False where there is no slot. OSError where nobody can read."""
         with self._mutex:
             self._used = True
-            shared = self._shared
             if self._joinable:
-                lib.pipecap_add_unfinished(shared.struct, 1)  # before a reader can call task_done()
+                lib.pipecap_add_unfinished(self._shared.struct, 1)  # before a reader can call task_done()
             if self._waiting:
                 result = self._slot_or(lib.PIPECAP_WOULD_WAIT)
-            elif isinstance(payload, list):
-                result = self._slot_or(0) or self._sent_now([payload])[1]
+            elif isinstance(payload, bytes):
+                try:
+                    result = lib.pipecap_put_one_now(self._port, payload, len(payload), self._progress)
+                except BaseException:  # out of a signal handler
+                    self._begin(payload)
+                    raise
             else:
-                result = self._put_now(payload)
-            if result == 0:
-                return True
-            if result == _NO_SLOT:
-                self._uncount(1)
-                return False
-            if result != lib.PIPECAP_WOULD_WAIT:
-                self._drop(1)
-                raise failure(result)
-            begun = self._begun is not None and len(self._waiting) == 1 and self._waiting[0] is payload
-            if not begun:
-                self._waiting.append(payload)
-            self._call_thread(0 if begun else 1)
-            return True
+                result = self._put_large_now(payload)
+            return result == 0 or self._is_taken_on(payload, result)
+
+    def _put_large_now(self, payload: tuple[bytes, bytes, bytes] | list[Buffer]) -> int:
+        if isinstance(payload, list):
+            return self._slot_or(0) or self._sent_now([payload])[1]
+        try:
+            return put_three_now(self._port, payload, self._progress)
+        except BaseException:
+            self._begin(payload)
+            raise
+
+    def _is_taken_on(self, payload: Payload, result: int) -> bool:
+        """Let the thread go on with an item that did not go out at once; False where there is no slot for it."""
+        if result == _NO_SLOT:
+            self._uncount(1)
+            return False
+        if result != lib.PIPECAP_WOULD_WAIT:
+            self._drop(1)
+            raise failure(result)
+        if not self._waiting and not isinstance(payload, list):
+            self._begin(payload)
+        begun = self._begun is not None and len(self._waiting) == 1 and self._waiting[0] is payload
+        if not begun:
+            self._waiting.append(payload)
+        self._call_thread(0 if begun else 1)
+        return True
 
     def _slot_or(self, result: int) -> int:
         """Take a slot and give `result`, or what says that there is none."""
         return result if lib.pipecap_take_slots(self._shared.struct, 1, 0) > 0 else _NO_SLOT
 
-    def _put_now(self, payload: bytes | tuple[bytes, bytes, bytes]) -> int:
-        """Take a slot and send one item as far as it goes; what is half sent becomes the thread's."""
-        shared, progress = self._shared, self._progress
-        progress[0] = 0
-        try:
-            return put_now(shared, self._writer, payload, 1, progress)
-        finally:
-            if progress[0]:  # also when an exception came out of a signal handler
-                outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
-                outgoing.skip(progress[0])
-                self._go_on_with(outgoing, [payload])
+    def _begin(self, payload: Payload) -> None:
+        """Let the thread go on with an item that is half sent, if it is."""
+        if sent := self._progress[0]:
+            outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
+            outgoing.skip(sent)
+            self._go_on_with(outgoing, [payload])
 
     def _drop(self, count: int) -> None:
         """Take back items that were not sent."""
@@ -176,7 +191,7 @@ class Feeder:
         outgoing, count = self._batch(payloads)
         result = lib.PIPECAP_WOULD_WAIT
         try:
-            result = lib.pipecap_put_now(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
+            result = lib.pipecap_put_now(self._port, outgoing.struct)
         finally:
             begun = bool(outgoing.sent) and not outgoing.done and result == lib.PIPECAP_WOULD_WAIT
             if begun:  # also when an exception came out of a signal handler
@@ -229,7 +244,7 @@ class Feeder:
             outgoing.struct.patient = True
             result = -errno.EINTR
             while result == -errno.EINTR:
-                result = lib.pipecap_put(self._shared.struct, self._writer._end, outgoing.struct, self._shared.me)
+                result = lib.pipecap_put(self._port, outgoing.struct)
             with self._mutex:
                 lost = self._sending - outgoing.struct.frame
                 for _ in range(self._sending):

@@ -54,14 +54,11 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 _picklers: list[tuple[ForkingPickler, _Pieces]] = []
 
 
-def _pickler() -> tuple[ForkingPickler, _Pieces]:
-    try:
-        return _picklers.pop()
-    except IndexError:
-        pieces = _Pieces()
-        pickler = ForkingPickler(pieces)
-        pickler.dispatch_table = _Reducers()
-        return pickler, pieces
+def _new_pickler() -> tuple[ForkingPickler, _Pieces]:
+    pieces = _Pieces()
+    pickler = ForkingPickler(pieces)
+    pickler.dispatch_table = _Reducers()
+    return pickler, pieces
 
 
 def pickled(obj: object) -> Payload:
@@ -71,30 +68,34 @@ def pickled(obj: object) -> Payload:
     A pickler is taken out of the shelf for the time of its use: pickling may run the object's own code, which may come
     here again, and other threads.
     """
-    pickler, pieces = _pickler()
+    try:
+        entry = _picklers.pop()
+    except IndexError:
+        entry = _new_pickler()
+    pickler, pieces = entry
     pickler.dump(obj)  # a pickler that failed is not put back
-    payload: Payload
-    if len(pieces) == 1:
-        (payload,) = pieces
-        small = len(payload)
-    elif len(pieces) == 3 and type(pieces[1]) is bytes:
-        payload = pieces[0], pieces[1], pieces[2]
-        small = len(payload[0]) + len(payload[2])
-    else:
-        return pieces
-    if small < _KEPT_PICKLE:
+    last = pieces.pop()
+    payload: Payload = last
+    small = len(last)
+    if pieces:
+        if len(pieces) != 2 or type(pieces[1]) is not bytes:
+            pieces.append(last)
+            return pieces
+        payload = pieces[0], pieces[1], last
+        small += len(pieces[0])
         pieces.clear()
+    if small < _KEPT_PICKLE:
         pickler.clear_memo()
-        _picklers.append((pickler, pieces))
+        _picklers.append(entry)
     return payload
-
-
-loads = pickle.loads
 
 
 def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
     """Pickle into `payloads`, one after the other; where it fails, as many are there as did not."""
-    pickler, pieces = _pickler()
+    try:
+        pickler, pieces = _picklers.pop()
+    except IndexError:
+        pickler, pieces = _new_pickler()
     dump, clear_memo, append = pickler.dump, pickler.clear_memo, payloads.append
     for obj in objects:
         dump(obj)
@@ -102,12 +103,15 @@ def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
         if pieces or len(payload) >= _KEPT_PICKLE:
             pieces.append(payload)
             append(pieces if len(pieces) > 1 else payload)
-            pickler, pieces = _pickler()
+            pickler, pieces = _new_pickler()
             dump, clear_memo = pickler.dump, pickler.clear_memo
         else:
             append(payload)
             clear_memo()
     _picklers.append((pickler, pieces))
+
+
+loads = pickle.loads
 
 
 def pieces_of(payload: Payload) -> list[Buffer]:

@@ -7,7 +7,7 @@ import io
 import os
 import pickle
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import context, queues, util
 from multiprocessing.context import BaseContext
 from queue import Empty, Full
@@ -16,13 +16,14 @@ from typing import Any
 from pipecap._native import ffi, lib
 from pipecap.errors import NotPicklable
 from pipecap.queues import frames
-from pipecap.queues.feeder import Discarded, Feeder, put_now
+from pipecap.queues.feeder import Discarded, Feeder, put_three_now
 from pipecap.queues.frames import Incoming, Outgoing
 from pipecap.queues.shared import MOST_SLOTS, Shared, SharedLock, retried
 from pipecap.queues.transport import Connection, deadline_of, failure, one_way
 
 _AGAIN = -errno.EINTR
 _FOR_EVER = -1
+_ALL = -1
 
 
 # From so many bytes on a copy saved is worth the way. A pickler leaves a bytes object outside of its
@@ -46,6 +47,7 @@ class _Pipe:
 
     _reader: Connection
     _writer: Connection
+    _counts = True  # whether it counts its items
 
     def _make_pipe(self, capacity: int | str, slots: int) -> None:
         shared = Shared(slots)
@@ -64,38 +66,37 @@ class _Pipe:
         self._left: list[bytes] = []
         # The same on its way out, under the write lock. (A Queue's is its feeder's.)
         self._half_sent: list[Outgoing] = []
+        self._read_port = shared.port(reader._end, count=self._counts)
+        self._write_port = shared.port(writer._end, count=self._counts)
         _pipes.add(self)
 
-    def _get(self, deadline: int, slots: int) -> Any:
+    def _get(self, deadline: int) -> Any:
         if self._left or self._half_received:
-            return self._one(deadline, slots)
+            return self._one(deadline)
         # The common case, in the fewest steps.
         incoming = frames.take()
-        shared = self._shared
+        port = self._read_port
         size = _AGAIN
         try:
             while size == _AGAIN:
-                size = lib.pipecap_get(
-                    shared.struct, self._reader._end, incoming.struct, shared.me,
-                    deadline, frames.LONGEST, 1, _LARGE, slots,
-                )  # fmt: skip
+                size = lib.pipecap_get(port, incoming.struct, deadline, frames.LONGEST, 1, _LARGE)
         except BaseException:  # out of a signal handler
             self._keep(incoming)
             raise
         if size < 0:
             if size == lib.PIPECAP_LARGE_BYTES:
-                return self._get_large(incoming, slots)
-            incoming, size = self._receive(deadline, 1, slots, incoming, size)
+                return self._get_large(incoming)
+            incoming, size = self._receive(deadline, 1, incoming, size)
         item = frames.loads(incoming.payload(size))
         frames.give(incoming)
         return item
 
-    def _get_large(self, incoming: Incoming, slots: int) -> Any:
+    def _get_large(self, incoming: Incoming) -> Any:
         """Give a large bytes object, received straight into its own memory: the unpickler makes it and has it filled.
 
         The read lock is held meanwhile; no other code runs under it, as the pickle of a bytes object has none.
         """
-        struct, shared = incoming.struct, self._shared
+        struct = incoming.struct
         rest = io.BytesIO(ffi.buffer(struct.data + frames.HEADER, lib.PIPECAP_BODY_HEAD)[:])
 
         def fill(view: memoryview) -> int:
@@ -103,7 +104,7 @@ class _Pipe:
             with view, ffi.from_buffer("uint8_t[]", view) as body:
                 try:
                     while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers
-                        result = lib.pipecap_get_body(shared.struct, self._reader._end, struct, shared.me, body, slots)
+                        result = lib.pipecap_get_body(self._read_port, struct, body)
                     if result == 0:
                         position = rest.tell()
                         rest.write(ffi.buffer(struct.data + frames.HEADER + position, lib.PIPECAP_BODY_TAIL))
@@ -132,10 +133,10 @@ class _Pipe:
                 lib.pipecap_unlock(self._shared.struct, True)
         self._keep(incoming)
 
-    def _one(self, deadline: int, slots: int, *, may_stop: bool = False) -> Any:
+    def _one(self, deadline: int, *, may_stop: bool = False) -> Any:
         """Give the next item where some came that a get_many() was interrupted over."""
         if not self._left:
-            incoming, _ = self._receive(deadline, 1, slots, may_stop=may_stop)
+            incoming, _ = self._receive(deadline, 1, may_stop=may_stop)
             self._left = [bytes(payload) for payload in reversed(incoming.payloads())]
             frames.give(incoming)
         return frames.loads(self._left.pop())
@@ -144,7 +145,6 @@ class _Pipe:
         self,
         deadline: int,
         max_frames: int,
-        slots: int,
         incoming: Incoming | None = None,
         result: int = _AGAIN,
         *,
@@ -162,16 +162,12 @@ class _Pipe:
             incoming = frames.take()
         if (whole := incoming.whole) is not None:
             return incoming, whole
-        shared = self._shared
         try:
             # Between two rounds the interpreter runs its signal handlers, which may raise.
             while result == _AGAIN or (result == -errno.ETIMEDOUT and not may_stop and incoming.struct.locked):
                 if result != _AGAIN:
                     deadline = _FOR_EVER
-                result = lib.pipecap_get(
-                    shared.struct, self._reader._end, incoming.struct, shared.me,
-                    deadline, frames.LONGEST, max_frames, 0, slots,
-                )  # fmt: skip
+                result = lib.pipecap_get(self._read_port, incoming.struct, deadline, frames.LONGEST, max_frames, 0)
         except BaseException:
             self._keep(incoming)
             raise
@@ -204,19 +200,11 @@ def _forget_halves() -> None:
 os.register_at_fork(after_in_child=_forget_halves)
 
 
-def _pickled(obj: object) -> frames.Payload:
-    try:
-        return frames.pickled(obj)
-    except Exception as error:  # pickling runs the object's own code, which may raise anything
-        raise NotPicklable(type(obj).__name__, error) from error
-
-
-def _all_pickled(objects: Iterable[object]) -> list[frames.Payload]:
-    objects = list(objects)
+def _all_pickled(objects: Sequence[object]) -> list[frames.Payload]:
     payloads: list[frames.Payload] = []
     try:
         frames.pickle_all(objects, payloads)
-    except Exception as error:
+    except Exception as error:  # pickling runs the objects' own code, which may raise anything
         raise NotPicklable(type(objects[len(payloads)]).__name__, error) from error
     return payloads
 
@@ -265,7 +253,12 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         self._closed = False
         self._half_received = []
         self._feeder = Feeder(
-            self._reader, self._writer, self._shared, exit_warning=self._exit_warning, joinable=self._joinable
+            self._reader,
+            self._writer,
+            self._shared,
+            self._write_port,
+            exit_warning=self._exit_warning,
+            joinable=self._joinable,
         )
         self._feeder.ignore_epipe = self._ignore_epipe
         self._finish = util.Finalize(self, self._feeder.finish, exitpriority=10)
@@ -278,7 +271,10 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         """Put an item; raises Full, NotPicklable, ValueError when closed, BrokenPipeError when nobody can read."""
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
-        payload = _pickled(obj)
+        try:
+            payload = frames.pickled(obj)
+        except Exception as error:  # pickling runs the object's own code, which may raise anything
+            raise NotPicklable(type(obj).__name__, error) from error
         if self._feeder.put(payload):
             return
         deadline = deadline_of(timeout) if block else 0
@@ -293,7 +289,7 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         `timeout` (of all together), has an attribute `put`: how many were.
         """
         self._check_open()
-        payloads = _all_pickled(items)
+        payloads = _all_pickled(list(items))
         deadline = deadline_of(timeout) if block else 0
         done = 0
         while done < len(payloads):
@@ -310,7 +306,7 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
         deadline = (_FOR_EVER if timeout is None else deadline_of(timeout)) if block else 0
-        return self._get(deadline, self._maxsize)
+        return self._get(deadline)
 
     def get_many(self, max_items: int = 2**32, timeout: float | None = None) -> list[Any]:
         """Get all items that are there, at least one and at most `max_items`, in few reads; Empty at the timeout."""
@@ -321,7 +317,7 @@ class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to
             left = self._left[-max_items:]
             del self._left[-max_items:]
             return frames.receive_all(left[::-1])
-        incoming, _ = self._receive(deadline_of(timeout), max_items, self._maxsize)
+        incoming, _ = self._receive(deadline_of(timeout), max_items)
         try:
             return frames.receive_all(incoming.payloads())
         finally:
@@ -376,6 +372,8 @@ class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # th
 class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the same
     """multiprocessing.SimpleQueue on an elastic pipe: `put()` itself writes, and waits where the pipe is full."""
 
+    _counts = False
+
     def __init__(self, *, ctx: BaseContext, capacity: int | str = "auto") -> None:
         self._make_pipe(capacity, MOST_SLOTS)
 
@@ -397,25 +395,19 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
 
     def get(self) -> Any:
         """Wait for the next item; raises EOFError when nobody can put any more, TruncatedItem, BadFrame."""
-        return self._get(_FOR_EVER, 0)
+        return self._get(_FOR_EVER)
 
     def put(self, obj: object) -> None:
         """Put an item, waiting until all of it is in the pipe; raises NotPicklable, BrokenPipeError."""
-        payload = _pickled(obj)
+        try:
+            payload = frames.pickled(obj)
+        except Exception as error:
+            raise NotPicklable(type(obj).__name__, error) from error
         sent = 0
         if not isinstance(payload, list) and not self._half_sent:
-            progress = ffi.new("uint64_t *")
-            try:
-                result = put_now(self._shared, self._writer, payload, 0, progress)
-            except BaseException:  # out of a signal handler
-                if progress[0]:
-                    self._half_sent.append(self._rest(payload, progress[0]))
-                raise
-            if result == 0:
+            sent = self._put_now(payload)
+            if sent == _ALL:
                 return
-            if result != lib.PIPECAP_WOULD_WAIT:
-                raise failure(result)
-            sent = progress[0]
         outgoing: Outgoing | None = self._rest(payload, sent)
         if sent and outgoing is not None:
             self._half_sent.append(outgoing)
@@ -425,6 +417,24 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
         if outgoing is not None:
             self._drive(outgoing)
 
+    def _put_now(self, payload: bytes | tuple[bytes, bytes, bytes]) -> int:
+        """Put an item as far as it goes without waiting; give the bytes sent, or _ALL."""
+        progress = ffi.new("uint64_t *")
+        try:
+            if isinstance(payload, bytes):
+                result = lib.pipecap_put_one_now(self._write_port, payload, len(payload), progress)
+            else:
+                result = put_three_now(self._write_port, payload, progress)
+        except BaseException:  # out of a signal handler
+            if progress[0]:
+                self._half_sent.append(self._rest(payload, progress[0]))
+            raise
+        if result == 0:
+            return _ALL
+        if result != lib.PIPECAP_WOULD_WAIT:
+            raise failure(result)
+        return int(progress[0])
+
     def _rest(self, payload: frames.Payload, sent: int) -> Outgoing:
         outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
         if sent:
@@ -433,11 +443,10 @@ class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the sa
 
     def _drive(self, outgoing: Outgoing) -> None:
         """Write all of it. Interrupted half-way it stays first in line, under the lock, for the next put()."""
-        shared = self._shared
         result = _AGAIN
         try:
             while result == _AGAIN:
-                result = lib.pipecap_put(shared.struct, self._writer._end, outgoing.struct, shared.me)
+                result = lib.pipecap_put(self._write_port, outgoing.struct)
         finally:
             if result == _AGAIN and outgoing.sent and not outgoing.done:
                 self._half_sent.append(outgoing.own())

@@ -56,12 +56,21 @@ class Shared:
         if namespace is None:
             self.struct.slots = slots
         self.slots = slots
+        self._ports: list[Any] = []
         self.refresh()
         _maps.add(self)
 
     def refresh(self) -> None:
         """Take this process's name: at the start, and in the child of a fork."""
         self.me = os.getpid() if _pid_namespace() == self._namespace else lib.PIPECAP_SOMEBODY
+        for port in self._ports:
+            port.pid = self.me
+
+    def port(self, end: Any, *, count: bool) -> Any:
+        """Make a struct pipecap_port: one side of the queue. It lives as long as this and the `end`."""
+        port = ffi.new("struct pipecap_port *", (self.struct, end, self.me, self.slots if count else 0))
+        self._ports.append(port)
+        return port
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self.slots, reduction.DupFd(self.fd), self._namespace)
