@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import child_processes
@@ -378,7 +379,9 @@ def interrupt(done: int, total: int) -> None:
 
 
 def kill_one(done: int, total: int) -> None:
-    os.kill(max(child_processes()), signal.SIGKILL)
+    """Kill a process of the sweep; there may be other children, such as multiprocessing's resource tracker."""
+    sweeping = [pid for pid in child_processes() if b"stopwatch" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(sweeping[0], signal.SIGKILL)
 
 
 def test_a_ctrl_c_leaves_nothing_behind() -> None:

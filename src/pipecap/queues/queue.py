@@ -3,201 +3,25 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
-import pickle
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing import context, queues, util
 from multiprocessing.context import BaseContext
-from queue import Empty, Full
+from queue import Full
 from typing import Any
 
 from pipecap._native import ffi, lib
 from pipecap.errors import NotPicklable
 from pipecap.queues import frames
 from pipecap.queues.feeder import Discarded, Feeder, put_three_now
-from pipecap.queues.frames import Incoming, Outgoing
-from pipecap.queues.shared import MOST_SLOTS, Shared, SharedLock, retried
-from pipecap.queues.transport import Connection, deadline_of, failure, one_way
+from pipecap.queues.frames import Outgoing
+from pipecap.queues.pipe import SharedPipe
+from pipecap.queues.shared import MOST_SLOTS, retried
+from pipecap.queues.transport import deadline_of, failure
 
 _AGAIN = -errno.EINTR
 _FOR_EVER = -1
 _ALL = -1
-
-
-# From so many bytes on a copy saved is worth the way. A pickler leaves a bytes object outside of its
-# frames from 64 KiB on (pickle: _FRAME_SIZE_TARGET), so that it is found at the head of the pickle.
-_LARGE = 128 << 10
-
-
-class _Source:
-    """The file of an unpickler that has a large bytes object filled."""
-
-    __slots__ = ("read", "readinto", "readline")
-
-    def __init__(self, rest: io.BytesIO, fill: Callable[[memoryview], int]) -> None:
-        self.read = rest.read
-        self.readline = rest.readline
-        self.readinto = fill
-
-
-class _Pipe:
-    """The pipe of a queue and what its processes share: what all three kinds have in common."""
-
-    _reader: Connection
-    _writer: Connection
-    _counts = True  # whether it counts its items
-
-    def _make_pipe(self, capacity: int | str, slots: int) -> None:
-        shared = Shared(slots)
-        reader, writer = one_way(capacity)
-        self._adopt(reader, writer, shared)
-
-    def _adopt(self, reader: Connection, writer: Connection, shared: Shared) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._shared = shared
-        self._rlock = SharedLock(shared, writer._end, reading=True)
-        self._wlock = SharedLock(shared, writer._end, reading=False)
-        # A frame that an exception came into while it was read; the read lock is still held for it.
-        self._half_received: list[Incoming] = []
-        # Items that came with it, pickled, the next one last.
-        self._left: list[bytes] = []
-        # The same on its way out, under the write lock. (A Queue's is its feeder's.)
-        self._half_sent: list[Outgoing] = []
-        self._read_port = shared.port(reader._end, count=self._counts)
-        self._write_port = shared.port(writer._end, count=self._counts)
-        _pipes.add(self)
-
-    def _get(self, deadline: int) -> Any:
-        if self._left or self._half_received:
-            return self._one(deadline)
-        # The common case, in the fewest steps.
-        incoming = frames.take()
-        port = self._read_port
-        size = _AGAIN
-        try:
-            while size == _AGAIN:
-                size = lib.pipecap_get(port, incoming.struct, deadline, frames.LONGEST, 1, _LARGE)
-        except BaseException:  # out of a signal handler
-            self._keep(incoming)
-            raise
-        if size < 0:
-            if size == lib.PIPECAP_LARGE_BYTES:
-                return self._get_large(incoming)
-            incoming, size = self._receive(deadline, 1, incoming, size)
-        item = frames.loads(incoming.payload(size))
-        frames.give(incoming)
-        return item
-
-    def _get_large(self, incoming: Incoming) -> Any:
-        """Give a large bytes object, received straight into its own memory: the unpickler makes it and has it filled.
-
-        The read lock is held meanwhile; no other code runs under it, as the pickle of a bytes object has none.
-        """
-        struct = incoming.struct
-        rest = io.BytesIO(ffi.buffer(struct.data + frames.HEADER, lib.PIPECAP_BODY_HEAD)[:])
-
-        def fill(view: memoryview) -> int:
-            result = _AGAIN
-            with view, ffi.from_buffer("uint8_t[]", view) as body:
-                try:
-                    while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers
-                        result = lib.pipecap_get_body(self._read_port, struct, body)
-                    if result == 0:
-                        position = rest.tell()
-                        rest.write(ffi.buffer(struct.data + frames.HEADER + position, lib.PIPECAP_BODY_TAIL))
-                        rest.seek(position)
-                except BaseException:
-                    self._keep_body(incoming, body)
-                    raise
-                if result == lib.PIPECAP_CUT_SHORT:
-                    frames.give_unused(incoming)
-                elif result < 0:
-                    self._keep_body(incoming, body)
-            if result < 0:
-                raise failure(result)
-            return int(struct.body)
-
-        item = pickle.Unpickler(_Source(rest, fill)).load()
-        frames.give_unused(incoming)
-        return item
-
-    def _keep_body(self, incoming: Incoming, body: Any) -> None:
-        """Keep what came of a large bytes object for who gets next."""
-        if lib.pipecap_keep_body(incoming.struct, body) < 0:  # no memory: nobody can go on with it
-            self._shared.struct.broken = 1
-            if incoming.struct.locked:
-                incoming.struct.locked = 0
-                lib.pipecap_unlock(self._shared.struct, True)
-        self._keep(incoming)
-
-    def _one(self, deadline: int, *, may_stop: bool = False) -> Any:
-        """Give the next item where some came that a get_many() was interrupted over."""
-        if not self._left:
-            incoming, _ = self._receive(deadline, 1, may_stop=may_stop)
-            self._left = [bytes(payload) for payload in reversed(incoming.payloads())]
-            frames.give(incoming)
-        return frames.loads(self._left.pop())
-
-    def _receive(
-        self,
-        deadline: int,
-        max_frames: int,
-        incoming: Incoming | None = None,
-        result: int = _AGAIN,
-        *,
-        may_stop: bool = False,
-    ) -> tuple[Incoming, int]:
-        """Give a buffer with at least one frame, and the payload bytes of the first. Raises Empty at the deadline.
-
-        `incoming` and `result` are those of a first try. An item that has begun to arrive is waited for, past the
-        deadline, as the standard library does; with `may_stop` its half is kept, under the read lock, for the next
-        call.
-        """
-        try:
-            incoming = incoming or (self._half_received.pop() if self._half_received else frames.take())
-        except IndexError:  # another thread was faster
-            incoming = frames.take()
-        if (whole := incoming.whole) is not None:
-            return incoming, whole
-        try:
-            # Between two rounds the interpreter runs its signal handlers, which may raise.
-            while result == _AGAIN or (result == -errno.ETIMEDOUT and not may_stop and incoming.struct.locked):
-                if result != _AGAIN:
-                    deadline = _FOR_EVER
-                result = lib.pipecap_get(self._read_port, incoming.struct, deadline, frames.LONGEST, max_frames, 0)
-        except BaseException:
-            self._keep(incoming)
-            raise
-        if result >= 0:
-            return incoming, result
-        self._keep(incoming)
-        if result == -errno.ETIMEDOUT:
-            raise Empty
-        raise failure(result)
-
-    def _keep(self, incoming: Incoming) -> None:
-        """Keep what came, of an item or more, for who gets next; the read lock stays held while one is half here."""
-        if incoming.struct.locked or incoming.whole is not None:
-            self._half_received.append(incoming)
-        else:
-            frames.give_unused(incoming)
-
-
-_pipes: weakref.WeakSet[_Pipe] = weakref.WeakSet()
-
-
-def _forget_halves() -> None:
-    """In the child of a fork: an item that is half here, or half sent, is the parent's to go on with."""
-    for pipe in list(_pipes):
-        pipe._half_received = []
-        pipe._left = []
-        pipe._half_sent = []
-
-
-os.register_at_fork(after_in_child=_forget_halves)
 
 
 def _all_pickled(objects: Sequence[object]) -> list[frames.Payload]:
@@ -209,7 +33,7 @@ def _all_pickled(objects: Sequence[object]) -> list[frames.Payload]:
     return payloads
 
 
-class Queue(_Pipe, queues.Queue):  # type: ignore[type-arg] # a generic class to type checkers only
+class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic class to type checkers only
     """multiprocessing.Queue on an elastic pipe, with direct put, batches, an exit guard and discard.
 
     `put()` pickles at once: what happens to the object afterwards does not change the item, and an object that cannot
@@ -369,7 +193,7 @@ class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # th
             raise failure(result)
 
 
-class SimpleQueue(_Pipe, queues.SimpleQueue):  # type: ignore[type-arg] # the same
+class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # the same
     """multiprocessing.SimpleQueue on an elastic pipe: `put()` itself writes, and waits where the pipe is full."""
 
     _counts = False
