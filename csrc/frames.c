@@ -27,6 +27,7 @@
 #define SMALL_PART 1024u
 #define STAGE ((size_t)32 << 10)
 #define MOST_PARTS 64
+#define SHORTER 64
 
 int pipecap_enter(struct pipecap_end *end)
 {
@@ -514,13 +515,14 @@ static size_t next_write(const struct pipecap_outgoing *out)
     size_t before = pipecap_header(out->payloads[out->frame], header);
     size_t distance;
 
-    if (out->frame_done || out->chunk % 4096)
+    /* Not where the frame would take a page more for it. */
+    if (out->frame_done || out->chunk % 4096 || (before + out->payloads[out->frame] - 1) % 4096 >= 4096 - SHORTER)
         return out->chunk;
     for (size_t i = out->piece; i < out->piece_count && before < SMALL_PART; before += out->pieces[i++].size) {
         if (out->pieces[i].size < 2 * out->chunk)
             continue;
         distance = (before - (uintptr_t)out->pieces[i].data) % 4096;
-        return distance > 0 && distance < 32 ? out->chunk - 64 : out->chunk;
+        return distance > 0 && distance < 32 ? out->chunk - SHORTER : out->chunk;
     }
     return out->chunk;
 }

@@ -177,9 +177,10 @@ int pipecap_all_done(struct pipecap_shared *shared, int64_t deadline);
 
 /* Whether a process has ended, reaped or not; 0 also where that cannot be told. */
 int pipecap_has_ended(uint32_t pid);
-/* Free the write lock if its holder died; only for who knows that the stream is between two frames, or makes it so.
- * 1 if it did, else 0. */
-int pipecap_free_abandoned(struct pipecap_shared *shared, uint32_t pid);
+/* Free the write lock if its holder died and all that it wrote was read: 1 if it did, else 0. `amid_frame`: of the frame
+ * that the caller reads, under the read lock; else a frame that it left half written keeps the lock until a reader finds
+ * that. */
+int pipecap_free_abandoned(struct pipecap_shared *shared, int fd, uint32_t pid, int amid_frame);
 
 /* ---- queue.c: frames through a pipe that several processes share ---- */
 
@@ -189,18 +190,27 @@ struct pipecap_port {
     struct pipecap_end *end;
     uint32_t pid;   /* of this process, as its locks are to have it */
     uint32_t slots; /* of the queue, all in all; 0: it does not count */
+    int tasks;      /* whether each item put is a task, until task_done() */
 };
+
+/* How far a put came when it did not come to its end, or an exception came in between. */
+struct pipecap_progress {
+    uint64_t sent; /* bytes of an item that is half in the pipe, with the write lock held for it; else 0 */
+    int taken;     /* its slot is taken, and its task counted, and not all of it was sent */
+};
+
+/* Take a slot and count the task, in `progress` too: 0, or -ETIMEDOUT where there is no slot. */
+int pipecap_take_one(struct pipecap_port *port, struct pipecap_progress *progress);
 
 /* Put frames without waiting for more than a moment: 0, -errno, or PIPECAP_WOULD_WAIT. Then, where frames->sent is not 0,
  * the write lock is still held and pipecap_put() goes on. */
 int pipecap_put_now(struct pipecap_port *port, struct pipecap_outgoing *frames);
-/* Take a slot, where the queue counts them, and put one frame the same way: besides, -ETIMEDOUT where there is no slot.
- * `sent` is 0 or, where it stopped half-way, the bytes sent. */
-int pipecap_put_one_now(struct pipecap_port *port, const char *data, size_t size, uint64_t *sent);
+/* Take a slot, where the queue counts them, and put one frame the same way: besides, -ETIMEDOUT where there is no slot. */
+int pipecap_put_one_now(struct pipecap_port *port, const char *data, size_t size, struct pipecap_progress *progress);
 /* The same, of a payload in three parts: what a pickler makes of an item with one large bytes object. */
 int pipecap_put_three_now(
     struct pipecap_port *port, const char *head, size_t head_size, const char *body, size_t body_size,
-    const char *tail, size_t tail_size, uint64_t *sent);
+    const char *tail, size_t tail_size, struct pipecap_progress *progress);
 
 /* Put frames, waiting as long as it takes: 0, -errno. After -EINTR call again: the write lock is still held when
  * frames->sent is not 0. */
@@ -219,8 +229,9 @@ int64_t pipecap_get(
     uint64_t max_frames, uint64_t body_from);
 
 /* Go on, with the object's bytes into `body`: 0 when the frame is whole, or -errno or an outcome. Its tail is at
- * incoming->data, behind its head. After -EINTR call again. */
-int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body);
+ * incoming->data, behind its head. After -EINTR call again. -EINVAL where no such frame is under way, or it is not one of
+ * `size` bytes. */
+int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body, size_t size);
 
 /* Bring what is in `body` to the rest of the frame: then it is one like any other, half or whole. 0 or -ENOMEM. */
 int pipecap_keep_body(struct pipecap_incoming *incoming, const uint8_t *body);

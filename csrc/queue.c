@@ -22,6 +22,7 @@
 /* Going to sleep and being woken takes both sides longer than the next piece takes to come, where the other side is at
  * work: so many looks first. */
 #define LOOKS 40
+#define NO_MEMORY_PAUSE_NS 10000000
 
 static void store(uint32_t *word, uint32_t value)
 {
@@ -68,7 +69,7 @@ int pipecap_put_now(struct pipecap_port *port, struct pipecap_outgoing *frames)
                 result = pipecap_send_all(fd, frames, 0);
             }
         } while (result == -EINTR || (result == -EAGAIN && room_in_a_moment(fd)));
-        if (result == -EAGAIN)
+        if (result == -EAGAIN || (result == -ENOMEM && frames->sent)) /* of a frame begun the lock is kept */
             result = PIPECAP_WOULD_WAIT;
         if (result != PIPECAP_WOULD_WAIT || frames->sent == 0) {
             store(&shared->frame_open, 0);
@@ -99,7 +100,8 @@ static int put_small(struct pipecap_port *port, const char *data, size_t size)
     return done;
 }
 
-static int put_frame_now(struct pipecap_port *port, const struct pipecap_piece *pieces, size_t count, uint64_t *sent)
+static int put_frame_now(
+    struct pipecap_port *port, const struct pipecap_piece *pieces, size_t count, struct pipecap_progress *progress)
 {
     uint64_t payload = 0;
     struct pipecap_outgoing frame = {.pieces = pieces, .piece_count = count, .payloads = &payload, .frame_count = 1,
@@ -110,35 +112,42 @@ static int put_frame_now(struct pipecap_port *port, const struct pipecap_piece *
         payload += pieces[i].size;
     result = pipecap_put_now(port, &frame);
     if (result == PIPECAP_WOULD_WAIT)
-        *sent = frame.sent;
+        progress->sent = frame.sent;
+    progress->taken = result != 0;
     return result;
 }
 
-static int has_slot(struct pipecap_port *port)
+int pipecap_take_one(struct pipecap_port *port, struct pipecap_progress *progress)
 {
-    return port->slots == 0 || pipecap_take_slots(port->shared, 1, 0) > 0;
+    *progress = (struct pipecap_progress){0};
+    if (port->slots && pipecap_take_slots(port->shared, 1, 0) < 0)
+        return -ETIMEDOUT;
+    if (port->tasks)
+        pipecap_add_unfinished(port->shared, 1); /* before a reader can call task_done() */
+    progress->taken = 1;
+    return 0;
 }
 
-int pipecap_put_one_now(struct pipecap_port *port, const char *data, size_t size, uint64_t *sent)
+int pipecap_put_one_now(struct pipecap_port *port, const char *data, size_t size, struct pipecap_progress *progress)
 {
     struct pipecap_piece piece = {data, size};
 
-    *sent = 0;
-    if (!has_slot(port))
+    if (pipecap_take_one(port, progress) < 0)
         return -ETIMEDOUT;
-    if (size <= PIPE_BUF - 4 && put_small(port, data, size))
+    if (size <= PIPE_BUF - 4 && put_small(port, data, size)) {
+        progress->taken = 0;
         return 0;
-    return put_frame_now(port, &piece, 1, sent);
+    }
+    return put_frame_now(port, &piece, 1, progress);
 }
 
 int pipecap_put_three_now(
     struct pipecap_port *port, const char *head, size_t head_size, const char *body, size_t body_size,
-    const char *tail, size_t tail_size, uint64_t *sent)
+    const char *tail, size_t tail_size, struct pipecap_progress *progress)
 {
     struct pipecap_piece pieces[] = {{head, head_size}, {body, body_size}, {tail, tail_size}};
 
-    *sent = 0;
-    return has_slot(port) ? put_frame_now(port, pieces, 3, sent) : -ETIMEDOUT;
+    return pipecap_take_one(port, progress) < 0 ? -ETIMEDOUT : put_frame_now(port, pieces, 3, progress);
 }
 
 int pipecap_put(struct pipecap_port *port, struct pipecap_outgoing *frames)
@@ -157,6 +166,10 @@ int pipecap_put(struct pipecap_port *port, struct pipecap_outgoing *frames)
     if (result == 0) {
         store(&shared->frame_open, 1);
         result = pipecap_send_all(fd, frames, 1);
+        if (result == -ENOMEM && (frames->sent || frames->patient)) { /* it must follow: try again, as if interrupted */
+            nanosleep(&(struct timespec){.tv_nsec = NO_MEMORY_PAUSE_NS}, NULL);
+            result = -EINTR;
+        }
         if (result == 0 || frames->sent == 0 || (result != -EINTR && result != -EAGAIN)) {
             store(&shared->frame_open, 0);
             pipecap_unlock(shared, WRITING);
@@ -168,11 +181,11 @@ int pipecap_put(struct pipecap_port *port, struct pipecap_outgoing *frames)
 
 /* ---- get ---- */
 
-/* In the middle of a frame: whether its rest will never come, because all is read and its writer died. Then the lock is
+/* In the middle of a frame: whether its rest will never come, because its writer died and all is read. Then the lock is
  * freed for the others: what they write begins a frame, as nobody else wrote meanwhile. */
 static int is_cut_short(struct pipecap_shared *shared, int fd, uint32_t pid)
 {
-    return pipecap_unread(fd) == 0 && pipecap_free_abandoned(shared, pid);
+    return pipecap_free_abandoned(shared, fd, pid, 1);
 }
 
 static int comes_at_once(int fd)
@@ -350,6 +363,17 @@ static struct get getting(struct pipecap_port *port, struct pipecap_incoming *in
                         .deadline = -1, .ahead = port->slots ? sizeof port->shared->ahead : 0};
 }
 
+/* The end was closed: nobody here will read the rest of a frame that is half here. */
+static int64_t give_up(const struct get *get)
+{
+    if (get->incoming->locked) {
+        if (!can_leave(get))
+            store(&get->shared->broken, 1);
+        leave(get);
+    }
+    return get->fd;
+}
+
 int64_t pipecap_get(
     struct pipecap_port *port, struct pipecap_incoming *incoming, int64_t deadline, uint64_t longest,
     uint64_t max_frames, uint64_t body_from)
@@ -358,11 +382,11 @@ int64_t pipecap_get(
     int64_t result = 0;
 
     if (get.fd < 0)
-        return get.fd;
+        return give_up(&get);
     get.deadline = deadline;
     get.longest = longest;
     get.max_frames = max_frames;
-    get.body_from = body_from;
+    get.body_from = max_frames == 1 ? body_from : 0;
     if (incoming->locked && get.max_frames <= incoming->frame_count)
         get.max_frames = incoming->frame_count + 1; /* begun by a call that allowed more: that frame is finished first */
     if (!incoming->locked) {
@@ -406,13 +430,16 @@ static int64_t read_body(const struct get *get, uint8_t *body)
     }
 }
 
-int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body)
+int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body, size_t size)
 {
-    struct get get = getting(port, incoming);
+    struct get get;
     int64_t result;
 
+    if (!incoming->locked || !incoming->body || incoming->body != size)
+        return -EINVAL;
+    get = getting(port, incoming);
     if (get.fd < 0)
-        return get.fd;
+        return give_up(&get);
     result = read_body(&get, body);
     if (result == PIPECAP_CUT_SHORT)
         forget_frame(get.shared, port->slots);

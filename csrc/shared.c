@@ -101,7 +101,7 @@ static int past(int64_t deadline)
  * is in none. */
 static int between_frames(struct pipecap_shared *shared, int fd)
 {
-    return pipecap_unread(fd) == 0 && !load(&shared->reader_open);
+    return pipecap_unread(fd) == 0 && !load(&shared->reader_open) && !load(&shared->ahead_count);
 }
 
 /* What a lock holds, if that is a holder that died; else 0. */
@@ -137,11 +137,13 @@ static int take_over(struct pipecap_shared *shared, int reading, int fd, uint32_
     return 1;
 }
 
-int pipecap_free_abandoned(struct pipecap_shared *shared, uint32_t pid)
+int pipecap_free_abandoned(struct pipecap_shared *shared, int fd, uint32_t pid, int amid_frame)
 {
-    uint32_t value = abandoned(&shared->writing);
+    uint32_t value = abandoned(&shared->writing); /* first: what is in the pipe now is all that it wrote */
 
-    if (!value || !swap(&shared->writing, value, pid | WAITERS))
+    if (!value || !(amid_frame ? pipecap_unread(fd) == 0 : between_frames(shared, fd)))
+        return 0;
+    if (!swap(&shared->writing, value, pid | WAITERS))
         return 0;
     __atomic_store_n(&shared->frame_open, 0, __ATOMIC_SEQ_CST); /* ours now: no writer's flag is cleared */
     pipecap_unlock(shared, 0);

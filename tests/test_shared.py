@@ -218,15 +218,15 @@ def test_a_writer_that_died_in_the_middle_of_a_frame_keeps_its_lock_until_that_i
 
 
 def test_only_who_is_dead_is_freed_of_the_write_lock(scene: Scene) -> None:
-    assert lib.pipecap_free_abandoned(scene.struct, os.getpid()) == 0
+    assert lib.pipecap_free_abandoned(scene.struct, scene.reader.fileno(), os.getpid(), False) == 0
     with scene.write_lock:
-        assert lib.pipecap_free_abandoned(scene.struct, os.getpid()) == 0
+        assert lib.pipecap_free_abandoned(scene.struct, scene.reader.fileno(), os.getpid(), False) == 0
         assert scene.holder(WRITING) == os.getpid()
     with forked(and_stay(scene.write_lock.acquire)) as child:
         wait_until(lambda: scene.holder(WRITING) == child.pid)
         scene.struct.frame_open = 1
         child.end()
-        assert lib.pipecap_free_abandoned(scene.struct, os.getpid()) == 1
+        assert lib.pipecap_free_abandoned(scene.struct, scene.reader.fileno(), os.getpid(), False) == 1
     assert scene.holder(WRITING) == 0
     assert scene.struct.frame_open == 0
 

@@ -55,19 +55,22 @@ class _OwnSource:
 
     def take(self, timeout: float | None) -> Any:
         queue = self._queue
-        if not queue._left and not queue._half_received and not self.reader.poll():
+        if not self._begun() and not queue._left and not self.reader.poll():
             raise Empty
         rest = _REST if timeout is None else min(timeout + 0.001, _REST)
         return queue._one(deadline_of(rest), may_stop=True)
 
+    def _begun(self) -> bool:
+        """Whether an item was read in part: here, or its header along with the item before."""
+        return bool(self._queue._half_received or self._queue._shared.struct.ahead_count)
+
     def free_locks(self, *, died: bool, all_gone: bool) -> None:
         shared = self._queue._shared
-        if not self.reader.poll() and not shared.struct.reader_open:
-            lib.pipecap_free_abandoned(shared.struct, shared.me)
+        lib.pipecap_free_abandoned(shared.struct, self.reader.fileno(), shared.me, False)
 
     def finish(self) -> list[Any]:
         queue = self._queue
-        if not queue._half_received and not queue._shared.struct.cut_short:
+        if not self._begun() and not queue._shared.struct.cut_short:
             return []
         return [queue._one(0)]
 

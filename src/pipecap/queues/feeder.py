@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from typing_extensions import Buffer
-
     from pipecap.queues.frames import Payload
 
 _log = logging.getLogger("pipecap")
@@ -84,11 +82,12 @@ class Feeder:
         self._port = port
         self._exit_warning = exit_warning
         self._joinable = joinable
-        self._progress = ffi.new("uint64_t *")
+        self._progress = ffi.new("struct pipecap_progress *")
         self._mutex = threading.Lock()
         self._wake = threading.Condition(self._mutex)
         self._waiting: deque[Payload] = deque()
         self._sending = 0  # of those that wait, how many are under way
+        self._taken_up = 0  # of a batch, those that are sent or begun
         self._begun: Outgoing | None = None  # these, where put() has begun them
         self._idle = False
         self._closing = False
@@ -103,62 +102,66 @@ class Feeder:
         """Take a slot and send one item, now or later; False where there is no slot. OSError where nobody can read."""
         with self._mutex:
             self._used = True
-            if self._joinable:
-                lib.pipecap_add_unfinished(self._shared.struct, 1)  # before a reader can call task_done()
-            if self._waiting:
-                result = self._slot_or(lib.PIPECAP_WOULD_WAIT)
-            elif isinstance(payload, bytes):
-                try:
+            try:
+                if self._waiting or isinstance(payload, list):
+                    return self._put_slowly(payload)
+                if isinstance(payload, bytes):
                     result = lib.pipecap_put_one_now(self._port, payload, len(payload), self._progress)
-                except BaseException:  # out of a signal handler
-                    self._begin(payload)
-                    raise
-            else:
-                result = self._put_large_now(payload)
-            return result == 0 or self._is_taken_on(payload, result)
+                else:
+                    result = put_three_now(self._port, payload, self._progress)
+                return result == 0 or self._is_taken_on(payload, result)
+            except BaseException:  # out of a signal handler, or what _is_taken_on() raises
+                self._settle(payload)
+                raise
 
-    def _put_large_now(self, payload: tuple[bytes, bytes, bytes] | list[Buffer]) -> int:
-        if isinstance(payload, list):
-            return self._slot_or(0) or self._sent_now([payload])[1]
-        try:
-            return put_three_now(self._port, payload, self._progress)
-        except BaseException:
-            self._begin(payload)
-            raise
+    def _put_slowly(self, payload: Payload) -> bool:
+        if lib.pipecap_take_one(self._port, self._progress) < 0:
+            return False
+        result = lib.PIPECAP_WOULD_WAIT if self._waiting else self._send_now([payload])
+        return result == 0 or self._is_taken_on(payload, result)
 
     def _is_taken_on(self, payload: Payload, result: int) -> bool:
         """Let the thread go on with an item that did not go out at once; False where there is no slot for it."""
         if result == _NO_SLOT:
-            self._uncount(1)
             return False
         if result != lib.PIPECAP_WOULD_WAIT:
-            self._drop(1)
             raise failure(result)
-        if not self._waiting and not isinstance(payload, list):
-            self._begin(payload)
+        self._begin(payload)
         begun = self._begun is not None and len(self._waiting) == 1 and self._waiting[0] is payload
         if not begun:
             self._waiting.append(payload)
+        self._progress.taken = 0
         self._call_thread(0 if begun else 1)
         return True
 
-    def _slot_or(self, result: int) -> int:
-        """Take a slot and give `result`, or what says that there is none."""
-        return result if lib.pipecap_take_slots(self._shared.struct, 1, 0) > 0 else _NO_SLOT
-
     def _begin(self, payload: Payload) -> None:
-        """Let the thread go on with an item that is half sent, if it is."""
-        if sent := self._progress[0]:
-            outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
-            outgoing.skip(sent)
-            self._go_on_with(outgoing, [payload])
+        """Put an item that is half sent in line, if it is; an exception may come in between, and this again."""
+        if sent := self._progress.sent:
+            if self._begun is None:
+                outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
+                outgoing.skip(sent)
+                self._begun = outgoing
+            self._sending = 1
+            if not self._waiting:
+                self._waiting.append(payload)
+            self._progress.sent = self._progress.taken = 0
+
+    def _settle(self, payload: Payload) -> None:
+        """After an exception: what is half sent goes on, of what is not sent the slot is given back."""
+        self._begin(payload)
+        if self._progress.taken:
+            self._progress.taken = 0
+            if not (self._waiting and self._waiting[-1] is payload):
+                self._drop(1)
+        self._call_for_waiting()
+
+    def _call_for_waiting(self) -> None:
+        if self._waiting:
+            self._call_thread(0)
 
     def _drop(self, count: int) -> None:
         """Take back items that were not sent."""
         self._shared.give_slots(count)
-        self._uncount(count)
-
-    def _uncount(self, count: int) -> None:
         if self._joinable:
             lib.pipecap_task_done(self._shared.struct, count)
 
@@ -169,22 +172,25 @@ class Feeder:
             if self._joinable:
                 lib.pipecap_add_unfinished(self._shared.struct, len(payloads))
             done = 0
-            while done < len(payloads) and not self._waiting:
-                taken, result = self._sent_now(payloads[done : done + _BATCH_ITEMS])
-                if result not in (0, lib.PIPECAP_WOULD_WAIT):
-                    self._drop(len(payloads) - done)
-                    raise failure(result)
-                if not taken:
-                    break
-                done += taken
-            if done < len(payloads):
-                self._waiting.extend(payloads[done:])
+            self._taken_up = 0
+            try:
+                while done < len(payloads) and not self._waiting:
+                    result = self._send_now(payloads[done : done + _BATCH_ITEMS])
+                    if result not in (0, lib.PIPECAP_WOULD_WAIT):
+                        raise failure(result)
+                    if not self._taken_up:
+                        break
+                    done, self._taken_up = done + self._taken_up, 0
+            except BaseException:
+                self._drop(len(payloads) - done - self._taken_up)
+                self._call_for_waiting()
+                raise
+            self._waiting.extend(payloads[done:])
+            if self._waiting:
                 self._call_thread(len(payloads) - done)
-            elif self._begun is not None:
-                self._call_thread(0)
 
-    def _sent_now(self, payloads: Sequence[Payload]) -> tuple[int, int]:
-        """Send the first of some payloads as far as that goes without waiting; give how many were taken up, and how.
+    def _send_now(self, payloads: Sequence[Payload]) -> int:
+        """Send the first of some payloads as far as that goes without waiting; `_taken_up` counts those.
 
         Where it stops half-way the frames under way become the thread's, which goes on with them, under the same lock.
         """
@@ -192,16 +198,17 @@ class Feeder:
         result = lib.PIPECAP_WOULD_WAIT
         try:
             result = lib.pipecap_put_now(self._port, outgoing.struct)
-        finally:
-            begun = bool(outgoing.sent) and not outgoing.done and result == lib.PIPECAP_WOULD_WAIT
-            if begun:  # also when an exception came out of a signal handler
-                self._go_on_with(outgoing, payloads[:count])
-        return (count if begun or result == 0 else 0), result
-
-    def _go_on_with(self, outgoing: Outgoing, payloads: Sequence[Payload]) -> None:
-        self._begun = outgoing
-        self._sending = len(payloads)
-        self._waiting.extend(payloads)
+        finally:  # also when an exception came out of a signal handler
+            frames_sent = outgoing.struct  # no function is called here: that would be a moment for the next exception
+            done = frames_sent.frame == frames_sent.frame_count
+            if frames_sent.sent and (done or result == lib.PIPECAP_WOULD_WAIT):
+                self._taken_up = count
+                self._progress.taken = 0
+                if not done:
+                    self._begun = outgoing
+                    self._sending = count
+                    self._waiting.extend(payloads[:count])
+        return result
 
     def _batch(self, payloads: Sequence[Payload]) -> tuple[Outgoing, int]:
         """Make frames of the first of some payloads; give them and how many they are."""
@@ -226,20 +233,24 @@ class Feeder:
             self._thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # "can't start new thread": the next put() tries again
-                self._thread = None
-                for _ in range(new):
-                    self._waiting.pop()
-                self._drop(new)
+                if not self._join_cancelled:
+                    self._join = util.Finalize(
+                        self._thread, Feeder._join_at_exit, [weakref.ref(self._thread), self], exitpriority=-5
+                    )
+            except BaseException as error:  # the next put() tries again; a thread that did start sees it is not the one
+                self._thread = self._join = None
+                if isinstance(error, RuntimeError):  # "can't start new thread"
+                    for _ in range(new):
+                        self._waiting.pop()
+                    self._drop(new)
                 raise
-            if not self._join_cancelled:
-                self._join = util.Finalize(
-                    self._thread, Feeder._join_at_exit, [weakref.ref(self._thread), self], exitpriority=-5
-                )
         elif self._idle:
             self._wake.notify()
 
     def _feed(self) -> None:
+        with self._mutex:
+            if self._thread is not threading.current_thread():
+                return
         while (outgoing := self._next()) is not None:
             outgoing.struct.patient = True
             result = -errno.EINTR

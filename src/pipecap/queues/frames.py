@@ -80,7 +80,7 @@ def pickled(obj: object) -> Payload:
     if pieces:
         if len(pieces) != 2 or type(pieces[1]) is not bytes:
             pieces.append(last)
-            return pieces
+            return _unshared(pieces)
         payload = pieces[0], pieces[1], last
         small += len(pieces[0])
         pieces.clear()
@@ -88,6 +88,11 @@ def pickled(obj: object) -> Payload:
         pickler.clear_memo()
         _picklers.append(entry)
     return payload
+
+
+def _unshared(pieces: list[Buffer]) -> list[Buffer]:
+    """Copy what its owner may still change: protocol 5 hands over bytearrays and other buffers as they are."""
+    return [piece if type(piece) is bytes else bytes(piece) for piece in pieces]
 
 
 def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
@@ -102,7 +107,7 @@ def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
         payload = pieces.pop()
         if pieces or len(payload) >= _KEPT_PICKLE:
             pieces.append(payload)
-            append(pieces if len(pieces) > 1 else payload)
+            append(_unshared(pieces) if len(pieces) > 1 else payload)
             pickler, pieces = _new_pickler()
             dump, clear_memo = pickler.dump, pickler.clear_memo
         else:

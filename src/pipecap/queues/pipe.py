@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import pickle
+import threading
 import weakref
 from collections.abc import Callable
 from queue import Empty
@@ -25,7 +26,17 @@ _FOR_EVER = -1
 
 # From so many bytes on a copy saved is worth the way. A pickler leaves a bytes object outside of its
 # frames from 64 KiB on (pickle: _FRAME_SIZE_TARGET), so that it is found at the head of the pickle.
-_LARGE = 128 << 10
+_large = 128 << 10
+
+
+class _NotAtOnce(Exception):
+    """Raised where the unpickler of this interpreter does not ask for all of a bytes object at once."""
+
+
+def _do_without() -> None:
+    """Receive large bytes objects as anything else from now on."""
+    global _large
+    _large = 0
 
 
 class _Source:
@@ -45,6 +56,7 @@ class SharedPipe:
     _reader: Connection
     _writer: Connection
     _counts = True  # whether it counts its items
+    _joinable = False  # whether each is a task
 
     def _make_pipe(self, capacity: int | str, slots: int) -> None:
         shared = Shared(slots)
@@ -63,8 +75,9 @@ class SharedPipe:
         self._left: list[bytes] = []
         # The same on its way out, under the write lock. (A Queue's is its feeder's.)
         self._half_sent: list[Outgoing] = []
+        self._mutex = threading.Lock()  # of the threads that put
         self._read_port = shared.port(reader._end, count=self._counts)
-        self._write_port = shared.port(writer._end, count=self._counts)
+        self._write_port = shared.port(writer._end, count=self._counts, tasks=self._joinable)
         _pipes.add(self)
 
     def _get(self, deadline: int) -> Any:
@@ -76,13 +89,15 @@ class SharedPipe:
         size = _AGAIN
         try:
             while size == _AGAIN:
-                size = lib.pipecap_get(port, incoming.struct, deadline, frames.LONGEST, 1, _LARGE)
-        except BaseException:  # out of a signal handler
+                size = lib.pipecap_get(port, incoming.struct, deadline, frames.LONGEST, 1, _large)
+            if size == lib.PIPECAP_LARGE_BYTES:
+                return self._get_large(incoming)
+        except _NotAtOnce:
+            size = _AGAIN
+        except BaseException:  # out of a signal handler, or for want of memory
             self._keep(incoming)
             raise
         if size < 0:
-            if size == lib.PIPECAP_LARGE_BYTES:
-                return self._get_large(incoming)
             incoming, size = self._receive(deadline, 1, incoming, size)
         item = frames.loads(incoming.payload(size))
         frames.give(incoming)
@@ -91,52 +106,58 @@ class SharedPipe:
     def _get_large(self, incoming: Incoming) -> Any:
         """Give a large bytes object, received straight into its own memory: the unpickler makes it and has it filled.
 
-        The read lock is held meanwhile; no other code runs under it, as the pickle of a bytes object has none.
+        The read lock is held meanwhile. What came of it before an exception is in `incoming`, for _keep().
         """
         struct = incoming.struct
         rest = io.BytesIO(ffi.buffer(struct.data + frames.HEADER, lib.PIPECAP_BODY_HEAD)[:])
 
         def fill(view: memoryview) -> int:
-            result = _AGAIN
+            if not struct.body:  # filled already: the pickle has more in it after all
+                return rest.readinto(view)
             with view, ffi.from_buffer("uint8_t[]", view) as body:
+                if view.nbytes != struct.body:
+                    _do_without()
+                    raise _NotAtOnce
+                result = _AGAIN
                 try:
                     while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers
-                        result = lib.pipecap_get_body(self._read_port, struct, body)
-                    if result == 0:
-                        position = rest.tell()
-                        rest.write(ffi.buffer(struct.data + frames.HEADER + position, lib.PIPECAP_BODY_TAIL))
-                        rest.seek(position)
+                        result = lib.pipecap_get_body(self._read_port, struct, body, view.nbytes)
+                    if result < 0:
+                        raise failure(result)
+                    position = rest.tell()
+                    rest.write(ffi.buffer(struct.data + frames.HEADER + position, lib.PIPECAP_BODY_TAIL))
+                    rest.seek(position)
+                    size = view.nbytes
+                    struct.body = struct.frame_count = 0  # from here on it is the unpickler's
                 except BaseException:
-                    self._keep_body(incoming, body)
+                    if lib.pipecap_keep_body(struct, body) < 0:
+                        self._lose(incoming)
                     raise
-                if result == lib.PIPECAP_CUT_SHORT:
-                    frames.give_unused(incoming)
-                elif result < 0:
-                    self._keep_body(incoming, body)
-            if result < 0:
-                raise failure(result)
-            return int(struct.body)
+            return size
 
         item = pickle.Unpickler(_Source(rest, fill)).load()
         frames.give_unused(incoming)
         return item
 
-    def _keep_body(self, incoming: Incoming, body: Any) -> None:
-        """Keep what came of a large bytes object for who gets next."""
-        if lib.pipecap_keep_body(incoming.struct, body) < 0:  # no memory: nobody can go on with it
-            self._shared.struct.broken = 1
-            if incoming.struct.locked:
-                incoming.struct.locked = 0
-                lib.pipecap_unlock(self._shared.struct, True)
-        self._keep(incoming)
+    def _lose(self, incoming: Incoming) -> None:
+        """Give up an item of which a part is lost: where the next one begins, nobody knows."""
+        struct = incoming.struct
+        self._shared.struct.broken = 1
+        struct.frame_count = 0
+        if struct.locked:
+            struct.locked = 0
+            lib.pipecap_unlock(self._shared.struct, True)
 
     def _one(self, deadline: int, *, may_stop: bool = False) -> Any:
         """Give the next item where some came that a get_many() was interrupted over."""
-        if not self._left:
+        try:
+            payload = self._left.pop()
+        except IndexError:
             incoming, _ = self._receive(deadline, 1, may_stop=may_stop)
-            self._left = [bytes(payload) for payload in reversed(incoming.payloads())]
+            payload, *more = [bytes(payload) for payload in incoming.payloads()]
+            self._left[:0] = more[::-1]
             frames.give(incoming)
-        return frames.loads(self._left.pop())
+        return frames.loads(payload)
 
     def _receive(
         self,
@@ -154,12 +175,13 @@ class SharedPipe:
         call.
         """
         try:
-            incoming = incoming or (self._half_received.pop() if self._half_received else frames.take())
+            if incoming is None:
+                incoming = self._half_received.pop() if self._half_received else frames.take()
         except IndexError:  # another thread was faster
             incoming = frames.take()
-        if (whole := incoming.whole) is not None:
-            return incoming, whole
         try:
+            if (whole := incoming.whole) is not None:
+                return incoming, whole
             # Between two rounds the interpreter runs its signal handlers, which may raise.
             while result == _AGAIN or (result == -errno.ETIMEDOUT and not may_stop and incoming.struct.locked):
                 if result != _AGAIN:
@@ -177,6 +199,8 @@ class SharedPipe:
 
     def _keep(self, incoming: Incoming) -> None:
         """Keep what came, of an item or more, for who gets next; the read lock stays held while one is half here."""
+        if incoming.struct.body_filled and incoming.struct.body:  # a second exception, while the first was dealt with
+            self._lose(incoming)
         if incoming.struct.locked or incoming.whole is not None:
             self._half_received.append(incoming)
         else:
@@ -192,6 +216,7 @@ def _forget_halves() -> None:
         pipe._half_received = []
         pipe._left = []
         pipe._half_sent = []
+        pipe._mutex = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget_halves)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from multiprocessing import context, queues, util
 from multiprocessing.context import BaseContext
 from queue import Full
@@ -21,7 +22,6 @@ from pipecap.queues.transport import deadline_of, failure
 
 _AGAIN = -errno.EINTR
 _FOR_EVER = -1
-_ALL = -1
 
 
 def _all_pickled(objects: Sequence[object]) -> list[frames.Payload]:
@@ -29,6 +29,8 @@ def _all_pickled(objects: Sequence[object]) -> list[frames.Payload]:
     try:
         frames.pickle_all(objects, payloads)
     except Exception as error:  # pickling runs the objects' own code, which may raise anything
+        if len(payloads) == len(objects):
+            raise  # out of a signal handler, when all was done
         raise NotPicklable(type(objects[len(payloads)]).__name__, error) from error
     return payloads
 
@@ -44,8 +46,6 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
     fs.pipe-max-size and the quota), and never shrinks. Or bytes: that size from the start (InvalidSize,
     ResizeRefused). `exit_warning`: seconds after which an exit that waits for unread items says so; None for never.
     """
-
-    _joinable = False
 
     def __init__(
         self, maxsize: int = 0, *, ctx: BaseContext, capacity: int | str = "auto", exit_warning: float | None = 5.0
@@ -138,9 +138,12 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
         if max_items < 1:
             raise ValueError("max_items must be at least 1")
         if self._left:
-            left = self._left[-max_items:]
-            del self._left[-max_items:]
-            return frames.receive_all(left[::-1])
+            left: list[bytes] = []
+            with suppress(IndexError):  # another thread takes some, too
+                while len(left) < max_items:
+                    left.append(self._left.pop())
+            if left:
+                return frames.receive_all(left)
         incoming, _ = self._receive(deadline_of(timeout), max_items)
         try:
             return frames.receive_all(incoming.payloads())
@@ -227,37 +230,35 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
             payload = frames.pickled(obj)
         except Exception as error:
             raise NotPicklable(type(obj).__name__, error) from error
-        sent = 0
-        if not isinstance(payload, list) and not self._half_sent:
-            sent = self._put_now(payload)
-            if sent == _ALL:
-                return
-        outgoing: Outgoing | None = self._rest(payload, sent)
-        if sent and outgoing is not None:
-            self._half_sent.append(outgoing)
-            outgoing = None
-        while self._half_sent:
-            self._drive(self._half_sent.pop())
-        if outgoing is not None:
-            self._drive(outgoing)
+        with self._mutex:
+            half_sent = self._half_sent
+            if isinstance(payload, list) or half_sent:
+                half_sent.append(self._rest(payload, 0))
+            else:
+                result = self._put_now(payload)
+                if result == 0:
+                    return
+                if result != lib.PIPECAP_WOULD_WAIT:
+                    raise failure(result)
+                if not half_sent:
+                    half_sent.append(self._rest(payload, 0))
+            self._drive()
 
     def _put_now(self, payload: bytes | tuple[bytes, bytes, bytes]) -> int:
-        """Put an item as far as it goes without waiting; give the bytes sent, or _ALL."""
-        progress = ffi.new("uint64_t *")
+        """Put an item as far as it goes without waiting; its rest, if it is half sent, becomes first in line."""
+        progress = ffi.new("struct pipecap_progress *")
         try:
             if isinstance(payload, bytes):
                 result = lib.pipecap_put_one_now(self._write_port, payload, len(payload), progress)
             else:
                 result = put_three_now(self._write_port, payload, progress)
+            if result and progress.sent:
+                self._half_sent.append(self._rest(payload, progress.sent))
         except BaseException:  # out of a signal handler
-            if progress[0]:
-                self._half_sent.append(self._rest(payload, progress[0]))
+            if progress.sent and not self._half_sent:
+                self._half_sent.append(self._rest(payload, progress.sent))
             raise
-        if result == 0:
-            return _ALL
-        if result != lib.PIPECAP_WOULD_WAIT:
-            raise failure(result)
-        return int(progress[0])
+        return result
 
     def _rest(self, payload: frames.Payload, sent: int) -> Outgoing:
         outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
@@ -265,14 +266,19 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
             outgoing.skip(sent)
         return outgoing
 
-    def _drive(self, outgoing: Outgoing) -> None:
-        """Write all of it. Interrupted half-way it stays first in line, under the lock, for the next put()."""
-        result = _AGAIN
-        try:
-            while result == _AGAIN:
-                result = lib.pipecap_put(self._write_port, outgoing.struct)
-        finally:
-            if result == _AGAIN and outgoing.sent and not outgoing.done:
-                self._half_sent.append(outgoing.own())
-        if result < 0:
-            raise failure(result)
+    def _drive(self) -> None:
+        """Write all that is in line. What is interrupted half-way stays first, under the lock, for the next put()."""
+        half_sent = self._half_sent
+        while half_sent:
+            outgoing = half_sent[0]
+            result = 0 if outgoing.done else _AGAIN
+            try:
+                while result == _AGAIN:
+                    result = lib.pipecap_put(self._write_port, outgoing.struct)
+            except BaseException:
+                if not outgoing.sent:
+                    half_sent.remove(outgoing)
+                raise
+            half_sent.remove(outgoing)
+            if result < 0:
+                raise failure(result)

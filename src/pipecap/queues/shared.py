@@ -66,9 +66,9 @@ class Shared:
         for port in self._ports:
             port.pid = self.me
 
-    def port(self, end: Any, *, count: bool) -> Any:
+    def port(self, end: Any, *, count: bool, tasks: bool = False) -> Any:
         """Make a struct pipecap_port: one side of the queue. It lives as long as this and the `end`."""
-        port = ffi.new("struct pipecap_port *", (self.struct, end, self.me, self.slots if count else 0))
+        port = ffi.new("struct pipecap_port *", (self.struct, end, self.me, self.slots if count else 0, tasks))
         self._ports.append(port)
         return port
 
