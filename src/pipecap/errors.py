@@ -141,7 +141,7 @@ class ProcessGone(PipecapError, ProcessLookupError):
     """The process ended, or never was."""
 
     def __init__(self, pid: int, *, hint: str = "list what runs now with `ps -e`") -> None:
-        super().__init__(f"no process {pid}", hint=hint)
+        super().__init__(f"no process {_short(pid)}", hint=hint)
         self.pid = pid
         self.errno = errno.ESRCH
 

@@ -26,10 +26,11 @@ _STYLES = {"heading": "bold", "ok": "green", "note": "default", "problem": "bold
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line or paragraph; `style` is heading, ok, note, problem or action."""
+    """One line or paragraph; `style` is heading, ok, note, problem or action. A `drawn` one is never wrapped."""
 
     text: str = ""
     style: str = "note"
+    drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def bar(share: float, width: int = 20) -> str:
 
 def _wrapped(line: Line, width: int) -> list[str]:
     """Wrap a paragraph behind its own indent; what is to be copied stays in one piece."""
-    if line.style == "action":
+    if line.style == "action" or line.drawn:
         return [line.text]
     indent = " " * (len(line.text) - len(line.text.lstrip()) + 2)
     return textwrap.wrap(line.text, width, subsequent_indent=indent) or [""]
@@ -128,4 +129,5 @@ def _encodable(text: str, stream: TextIO) -> str:
     return text
 
 
-_ASCII = {ord(character): ("#" if character == "█" else " ") for character in "█▏▎▍▌▋▊▉"} | {ord("·"): "-"}
+_BOXES = str.maketrans({"│": "|", "├": "|", "└": "`", "─": "-"})
+_ASCII = _BOXES | {ord(character): ("#" if character == "█" else " ") for character in "█▏▎▍▌▋▊▉"} | {ord("·"): "-"}

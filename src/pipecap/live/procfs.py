@@ -1,12 +1,19 @@
-"""/proc: the descriptors of other processes. Every read may race with an exit, which is no error of ours."""
+"""/proc: processes, their threads, descriptors and mappings. Every read may race with an exit, no error of ours.
+
+What may not be read is told from what is gone: PermissionError goes up, FileNotFoundError and ProcessLookupError too.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipecap.errors import AccessDenied, NotAPipe, ProcessGone, Unsupported
+from pipecap.live.syscalls import Watched
 from pipecap.results import Result
 
 
@@ -28,12 +35,12 @@ def open_path(pid: int, fd: int, *, proc: str = "/proc") -> int:
     try:
         return os.open(f"{proc}/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
     except PermissionError:
-        if _has_ended(pid, proc):  # a zombie's descriptors are root's
+        if has_ended(pid, proc):  # a zombie's descriptors are root's
             raise ProcessGone(pid) from None
         raise AccessDenied(f"fd {fd} of process {pid} may not be looked at") from None
     except FileNotFoundError:
-        _require_procfs(proc)
-        if _has_ended(pid, proc):
+        require_procfs(proc)
+        if has_ended(pid, proc):
             raise ProcessGone(pid) from None
         hint = f"what is open: ls -l {proc}/{pid}/fd"
         raise NotAPipe(f"fd {fd} of process {pid}", "is not open", hint=hint) from None
@@ -44,10 +51,10 @@ def holders(device: int, inode: int, *, proc: str = "/proc") -> tuple[list[Holde
 
     Raises Unsupported where procfs is missing.
     """
-    _require_procfs(proc)
+    require_procfs(proc)
     found: list[Holder] = []
     closed: list[int] = []
-    for pid in _pids(proc):
+    for pid in pids(proc):
         try:
             found.extend(_holding(pid, device, inode, proc))
         except PermissionError:
@@ -57,23 +64,25 @@ def holders(device: int, inode: int, *, proc: str = "/proc") -> tuple[list[Holde
     return found, closed
 
 
-def _require_procfs(proc: str) -> None:
+def require_procfs(proc: str) -> None:
+    """Raise Unsupported where procfs is missing."""
     if not os.path.exists(f"{proc}/self"):
         raise Unsupported(f"{proc} shows no processes", hint="mount procfs there: mount -t proc proc /proc")
 
 
-def _has_ended(pid: int, proc: str) -> bool:
+def has_ended(pid: int, proc: str) -> bool:
     """Whether a process is gone, or a zombie: ended, its descriptors closed, and only its status left."""
     try:
-        with open(f"{proc}/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
     except PermissionError:  # hidepid=1
         return False
 
 
-def _pids(proc: str) -> Iterator[int]:
+def pids(proc: str) -> Iterator[int]:
+    """Give the processes there are."""
     for name in os.listdir(proc):
         if name.isdigit():
             yield int(name)
@@ -98,5 +107,209 @@ def _holding(pid: int, device: int, inode: int, proc: str) -> Iterator[Holder]:
 
 def _fdinfo(path: str) -> dict[str, str]:
     """Read a file of fdinfo: its `name: value` lines."""
-    with open(path) as file:
+    with open(path, errors="replace") as file:  # names are bytes
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What stat of a process or thread says; `start`, in clock ticks since boot, tells a PID that is used again."""
+
+    name: str
+    state: str
+    ppid: int
+    session: int
+    start: int
+    kernel: bool
+
+
+def stat(path: str) -> Stat:
+    """Read the stat file in the directory of a process or thread."""
+    with open(f"{path}/stat", "rb") as file:
+        head, _, tail = file.read().rpartition(b")")
+    fields = tail.split()
+    return Stat(
+        name=head.partition(b"(")[2].decode(errors="replace"),
+        state=fields[0].decode(),
+        ppid=int(fields[1]),
+        session=int(fields[3]),
+        start=int(fields[19]),
+        kernel=bool(int(fields[6]) & 0x00200000),  # PF_KTHREAD
+    )
+
+
+def status(path: str) -> dict[str, str]:
+    """Read the status file in the directory of a process or thread: its `Name: value` lines."""
+    return _fdinfo(f"{path}/status")
+
+
+def text(path: str) -> str:
+    """Read a short file."""
+    with open(path, "rb") as file:
+        return file.read().decode(errors="replace").strip()
+
+
+def command(pid: int, proc: str) -> str:
+    """Give the command line, its arguments in a row; that of a kernel thread or a zombie is empty."""
+    return text(f"{proc}/{pid}/cmdline").replace("\0", " ").strip()
+
+
+def threads(pid: int, proc: str) -> list[int]:
+    """Give the threads of a process."""
+    return [int(name) for name in os.listdir(f"{proc}/{pid}/task")]
+
+
+def children(pid: int, proc: str) -> set[int]:
+    """Give the children of a process, hidden ones too (hidepid); none where the kernel does not tell them."""
+    found: set[int] = set()
+    with suppress(OSError):
+        for tid in threads(pid, proc):
+            found |= {int(child) for child in text(f"{proc}/{pid}/task/{tid}/children").split()}
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An open descriptor: what its link says ("pipe:[123]", a path), and what it was opened for."""
+
+    fd: int
+    link: str
+    reads: bool
+    writes: bool
+
+
+def descriptors(pid: int, proc: str) -> list[Open]:
+    """Give the open descriptors of a process: the links' permission bits tell the access mode, O_PATH has none."""
+    found = []
+    for name in os.listdir(f"{proc}/{pid}/fd"):
+        path = f"{proc}/{pid}/fd/{name}"
+        try:
+            link = os.readlink(path)
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # a path longer than a page
+                raise
+            continue
+        found.append(Open(int(name), link, reads=bool(mode & 0o400), writes=bool(mode & 0o200)))
+    return found
+
+
+def fdinfo(pid: int, fd: int, proc: str) -> dict[str, str]:
+    """Read what the kernel tells of a descriptor: its `name: value` lines."""
+    return _fdinfo(f"{proc}/{pid}/fdinfo/{fd}")
+
+
+def boot_time(proc: str) -> int:
+    """Give when the host was started, in seconds since 1970."""
+    return int(next(line.split()[1] for line in text(f"{proc}/stat").splitlines() if line.startswith("btime")))
+
+
+def pidfd(pid: int, fd: int, proc: str) -> int:
+    """Give the process that a pidfd stands for; -1 where that has ended and was reaped."""
+    return int(fdinfo(pid, fd, proc)["Pid"])
+
+
+def shared_mapping(pid: int, address: int, proc: str) -> tuple[str, int] | None:
+    """Tell what shared memory an address lies in: its file, by device and inode, and the place there."""
+    with open(f"{proc}/{pid}/maps", errors="replace") as file:
+        for line in file:
+            span, permissions, offset, device, inode = line.split(maxsplit=5)[:5]
+            low, _, high = span.partition("-")
+            if int(low, 16) <= address < int(high, 16):
+                if permissions[3] != "s":
+                    return None
+                return f"{device}:{inode}", address - int(low, 16) + int(offset, 16)
+    return None
+
+
+def shared_files(pid: int, proc: str) -> set[str]:
+    """Give the files of which a process maps shared memory, by device and inode."""
+    with open(f"{proc}/{pid}/maps", errors="replace") as file:
+        rows = (line.split(maxsplit=5) for line in file)
+        return {f"{row[3]}:{row[4]}" for row in rows if row[1][3] == "s"}
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadMemory:
+    """What the arguments of a thread's system call point at: syscalls.Memory. It is read, never written."""
+
+    pid: int
+    proc: str
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Read memory through /proc/PID/mem; None where that is not allowed."""
+        try:
+            fd = os.open(f"{self.proc}/{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            data = os.pread(fd, size, address)
+        except (OSError, OverflowError):
+            return None
+        finally:
+            os.close(fd)
+        return data if len(data) == size else None
+
+    def epolled(self, fd: int) -> tuple[Watched, ...] | None:
+        """Read what an epoll descriptor watches from its fdinfo."""
+        try:
+            lines = text(f"{self.proc}/{self.pid}/fdinfo/{fd}").splitlines()
+        except OSError:
+            return None
+        rows = [line.split() for line in lines if line.startswith("tfd:")]
+        # The kernel watches the file, not the number: that may be another file's by now.
+        if not all(self._is(int(row[1]), row[-2]) for row in rows):
+            return None
+        return tuple(Watched(int(row[1]), bool(int(row[3], 16) & 1), bool(int(row[3], 16) & 4)) for row in rows)
+
+    def _is(self, fd: int, inode: str) -> bool:
+        """Whether a descriptor is of a file whose inode an epoll's fdinfo gives: `ino:` and hexadecimal digits."""
+        try:
+            return os.stat(f"{self.proc}/{self.pid}/fd/{fd}").st_ino == int(inode.removeprefix("ino:"), 16)
+        except (OSError, ValueError):
+            return False
+
+
+# linux/sock_diag.h, linux/unix_diag.h
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_UDIAG_SHOW_PEER, _UNIX_DIAG_PEER = 4, 2
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+
+
+def socket_peers() -> dict[int, int]:
+    """Give the other end of each connected Unix socket, inode to inode (sock_diag(7)); empty where that is not told."""
+    import socket
+
+    peers: dict[int, int] = {}
+    request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _UDIAG_SHOW_PEER, 0xFFFFFFFF, 0xFFFFFFFF)
+    header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, 0x301, 1, 0)  # NLM_F_REQUEST | NLM_F_DUMP
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+            diag.settimeout(1.0)
+            diag.send(header + request)
+            while _note_peers(diag.recv(1 << 16), peers):
+                pass
+    except OSError:
+        pass
+    return peers
+
+
+def _note_peers(data: bytes, peers: dict[int, int]) -> bool:
+    """Take the peers out of one answer; False when it was the last."""
+    at = 0
+    while at + 16 <= len(data):
+        size, kind = struct.unpack_from("=IH", data, at)
+        if kind in (_NLMSG_DONE, _NLMSG_ERROR) or size < 16:
+            return False
+        (inode,) = struct.unpack_from("=I", data, at + 20)
+        attribute = at + 32  # behind struct unix_diag_msg
+        while attribute + 8 <= at + size:
+            length, number = struct.unpack_from("=HH", data, attribute)
+            if number == _UNIX_DIAG_PEER:
+                (peers[inode],) = struct.unpack_from("=I", data, attribute + 4)
+            attribute += max(4, (length + 3) & ~3)
+        at += (size + 3) & ~3
+    return len(data) > 0

@@ -1,0 +1,343 @@
+"""All processes at one moment: their threads and what each waits in, who holds which end of which pipe.
+
+A snapshot is read off /proc, without stopping anything. A pipe's own state takes opening it for some microseconds: for
+writing, as one more reader would swallow the EPIPE that a writer is due; a FIFO only while both its ends are held, as
+another opener could let somebody through who waits in open(2).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import stat
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from pipecap.errors import PipecapError
+from pipecap.kernel import pipes
+from pipecap.kernel.pipes import PipeState
+from pipecap.live import procfs, syscalls
+from pipecap.live.syscalls import Wait
+
+_GONE = (FileNotFoundError, ProcessLookupError)
+_BLOCKED = ("write", "read", "poll", "child", "private futex", "shared futex")
+_REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "afs", "gfs", "glusterfs", "lustre")
+_PRIVILEGE = "run as the user who owns it, or as root with CAP_SYS_PTRACE"
+_RING = "anon_inode:[io_uring]"
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread and what it waits in. `line` and `switches` are equal in two snapshots if it did not run in between."""
+
+    pid: int
+    tid: int
+    start: int
+    name: str
+    state: str
+    wait: Wait
+    line: str
+    switches: str
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it sleeps in a call that only certain others can end."""
+        return self.state in "SD" and self.wait.kind in _BLOCKED
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An open descriptor by which threads may wait for one another.
+
+    `file` names what is behind it: "pipe:[INODE]", "fifo:DEVICE:INODE", "socket:[INODE]" or "pidfd:PID".
+    """
+
+    fd: int
+    file: str
+    reads: bool
+    writes: bool
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether it is of a pipe or FIFO."""
+        return self.file.startswith(("pipe:", "fifo:"))
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process. `closed` says why its threads and descriptors may not be read; empty where they may."""
+
+    pid: int
+    ppid: int
+    session: int
+    start: int
+    uid: int
+    state: str
+    command: str
+    threads: tuple[Thread, ...]
+    ends: tuple[End, ...]
+    closed: str = ""
+    has_io_uring: bool = False
+    hidden: bool = False  # by hidepid: its parent and session are not known either
+    names: dict[int, str] = field(default_factory=dict)  # of FIFOs, by fd
+
+    def end(self, fd: int) -> End | None:
+        """Find what a descriptor is."""
+        return next((end for end in self.ends if end.fd == fd), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was seen, and where it was read from."""
+
+    proc: str
+    processes: dict[int, Process]
+    ignored: frozenset[int]  # threads of our own that only look
+    hides: bool = False  # mounted with hidepid=2 or 4: who is hidden does not show at all
+
+    def threads(self) -> Iterator[Thread]:
+        """Give all threads."""
+        for process in self.processes.values():
+            yield from process.threads
+
+    def threads_of(self, pids: Iterable[int], *, but: int = 0) -> set[int]:
+        """Give the threads of some processes."""
+        return {
+            thread.tid
+            for pid in pids
+            if pid in self.processes
+            for thread in self.processes[pid].threads
+            if thread.tid != but
+        }
+
+    def holders(self) -> dict[str, list[tuple[int, End]]]:
+        """Tell who holds which file: processes and their ends."""
+        found: defaultdict[str, list[tuple[int, End]]] = defaultdict(list)
+        for process in self.processes.values():
+            for end in process.ends:
+                found[end.file].append((process.pid, end))
+        return dict(found)
+
+    def children(self, pid: int) -> list[Process]:
+        """Give the children of a process."""
+        return [process for process in self.processes.values() if process.ppid == pid]
+
+    def tree(self, pid: int) -> set[int]:
+        """Give a process and its descendants."""
+        found = {pid}
+        border = [pid]
+        by_parent: defaultdict[int, list[int]] = defaultdict(list)
+        for process in self.processes.values():
+            by_parent[process.ppid].append(process.pid)
+        while border:
+            new = [child for child in by_parent[border.pop()] if child not in found]
+            found.update(new)
+            border += new
+        return found
+
+    def unknown(self) -> list[str]:
+        """Say what could not be read, and what would help."""
+        reasons: defaultdict[str, list[int]] = defaultdict(list)
+        for process in self.processes.values():
+            if process.closed:
+                reasons[process.closed].append(process.pid)
+        told = [f"{_some(pids)}: {reason}" for reason, pids in reasons.items()]
+        if self.hides:
+            told.append(f"processes of other users: hidden by hidepid: {_PRIVILEGE}")
+        return told
+
+
+def _some(pids: list[int], most: int = 5) -> str:
+    more = f" and {len(pids) - most:,} more" if len(pids) > most else ""
+    return f"process{'es' if len(pids) > 1 else ''} {', '.join(map(str, pids[:most]))}{more}"
+
+
+def take(*, proc: str = "/proc", ignored: Collection[int] = ()) -> Snapshot:
+    """Look at every process that may be looked at. Raises Unsupported where procfs is missing."""
+    procfs.require_procfs(proc)
+    machine = platform.machine()
+    remote = _remote_mounts(proc)
+    processes: dict[int, Process] = {}
+    hidden = frozenset(ignored)
+    for pid in procfs.pids(proc):
+        with suppress(*_GONE):
+            process = _process(pid, proc, machine, remote, hidden)
+            if process is not None:
+                processes[pid] = process
+    return Snapshot(proc, processes, hidden, _hides(proc))
+
+
+def _hides(proc: str) -> bool:
+    """Whether that procfs leaves out processes of others, and this process is not exempt: it does not see PID 1."""
+    if os.path.exists(f"{proc}/1"):
+        return False
+    with suppress(OSError):
+        for line in procfs.text(f"{proc}/self/mountinfo").splitlines():
+            row = line.split(" ")
+            if _unescaped(row[4]) == proc and "hidepid=" in row[-1]:
+                return True
+    return False
+
+
+def _process(pid: int, proc: str, machine: str, remote: tuple[str, ...], ignored: frozenset[int]) -> Process | None:
+    path = f"{proc}/{pid}"
+    try:
+        seen = procfs.stat(path)
+    except PermissionError:  # hidepid=1
+        return Process(
+            pid, 0, 0, 0, os.stat(path).st_uid, "?", "", (), (), closed=f"hidden by hidepid: {_PRIVILEGE}", hidden=True
+        )
+    if seen.kernel:
+        return None  # threads of the kernel hold no descriptors
+    uid = os.stat(path).st_uid
+    state, first = seen.state, pid
+    if state in "ZX":
+        first, state = _living_thread(pid, proc) or (pid, state)
+    facts = (pid, seen.ppid, seen.session, seen.start, uid, state)
+    if state in "ZX":
+        return Process(*facts, f"({seen.name})", (), ())
+    command = procfs.command(pid, proc) or f"({seen.name})"
+    names: dict[int, str] = {}
+    try:
+        ends = tuple(_ends(first, proc, remote, names))
+    except PermissionError:
+        if procfs.has_ended(pid, proc):
+            return Process(*facts[:5], "Z", command, (), ())
+        return Process(*facts, command, (), (), closed=f"may not be looked into: {_PRIVILEGE}")
+    threads = tuple(_threads(pid, proc, machine, ignored))
+    ring = any(end.file == _RING for end in ends)
+    return Process(*facts, command, threads, ends, names=names, has_io_uring=ring)
+
+
+def _living_thread(pid: int, proc: str) -> tuple[int, str] | None:
+    """Find a thread that outlives the first one of its process, and its state: the descriptors are seen through it."""
+    for tid in procfs.threads(pid, proc):
+        with suppress(*_GONE):
+            state = procfs.stat(f"{proc}/{pid}/task/{tid}").state
+            if state not in "ZX":
+                return tid, state
+    return None
+
+
+def _ends(pid: int, proc: str, remote: tuple[str, ...], names: dict[int, str]) -> Iterator[End]:
+    for each in procfs.descriptors(pid, proc):
+        if each.link.startswith(("pipe:[", "socket:[")):
+            if each.reads or each.writes:
+                yield End(each.fd, each.link, each.reads, each.writes)
+        elif each.link == _RING:
+            yield End(each.fd, _RING, False, False)
+        elif each.link == "anon_inode:[pidfd]":
+            with suppress(KeyError, ValueError, *_GONE):
+                yield End(each.fd, f"pidfd:{procfs.pidfd(pid, each.fd, proc)}", True, False)
+        elif each.link.startswith("/") and (each.reads or each.writes) and not each.link.startswith(remote):
+            # What is on a dead network or FUSE mount would never answer a stat.
+            with suppress(OSError):
+                status = os.stat(f"{proc}/{pid}/fd/{each.fd}")
+                if stat.S_ISFIFO(status.st_mode):
+                    names[each.fd] = each.link
+                    yield End(each.fd, f"fifo:{status.st_dev}:{status.st_ino}", each.reads, each.writes)
+
+
+def _remote_mounts(proc: str) -> tuple[str, ...]:
+    """Give where what may hang is mounted, besides /dev, which has no FIFOs worth a look."""
+    try:
+        rows = [line.split(" ") for line in procfs.text(f"{proc}/self/mountinfo").splitlines()]
+    except OSError:
+        rows = []
+    return ("/dev/", *(_unescaped(row[4]) + "/" for row in rows if row[row.index("-") + 1].startswith(_REMOTE)))
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def _threads(pid: int, proc: str, machine: str, ignored: frozenset[int]) -> Iterator[Thread]:
+    memory = procfs.ThreadMemory(pid, proc)
+    for tid in procfs.threads(pid, proc):
+        if tid not in ignored:
+            with suppress(*_GONE):
+                yield _thread(pid, tid, proc, machine, memory)
+
+
+def _thread(pid: int, tid: int, proc: str, machine: str, memory: procfs.ThreadMemory) -> Thread:
+    path = f"{proc}/{pid}/task/{tid}"
+    line, wait = "", None
+    with suppress(PermissionError, FileNotFoundError):
+        line = procfs.text(f"{path}/syscall")
+        wait = syscalls.decode(line, machine, memory)
+    if wait is None:
+        line = _wchan(path)
+        wait = syscalls.from_wchan(line)
+    seen = procfs.stat(path)
+    switches = ""
+    if wait.kind in _BLOCKED:
+        switches = procfs.status(path).get("voluntary_ctxt_switches", "")
+    return Thread(pid, tid, seen.start, seen.name, seen.state, wait, line, switches)
+
+
+def _wchan(path: str) -> str:
+    try:
+        return procfs.text(f"{path}/wchan")
+    except (PermissionError, FileNotFoundError):
+        return "unknown"
+
+
+def state_of(file: str, holders: Collection[tuple[int, End]], *, proc: str) -> PipeState | str:
+    """Look at a pipe through one of those who hold it; gives why not where that cannot be."""
+    why = "nobody holds it any more"
+    reads = any(end.reads for _, end in holders)
+    if file.startswith("fifo:") and not (reads and any(end.writes for _, end in holders)):
+        return "a FIFO with one side only: opening it could let somebody through who waits for the other"
+    for pid, end in list(holders)[:3]:
+        try:
+            return _state(f"{proc}/{pid}/fd/{end.fd}", file)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            why = "made by another user, who alone may open it: run as root"
+        except (OSError, PipecapError) as error:
+            why = str(error)
+    return why
+
+
+def _state(path: str, file: str) -> PipeState:
+    with opened(path, file) as fd:
+        return pipes.state(fd)
+
+
+@contextmanager
+def opened(path: str, file: str) -> Iterator[int]:
+    """Hold a write end of the pipe behind /proc/PID/fd/FD, if it is still that `file`; else FileNotFoundError.
+
+    Never waits: O_NONBLOCK, on an open file description of our own. What is no pipe is not opened. Nobody forks
+    meanwhile, or the child would keep the end.
+    """
+    with _opening:
+        looked = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            status = os.fstat(looked)
+            if not stat.S_ISFIFO(status.st_mode) or not file.endswith((f"[{status.st_ino}]", f":{status.st_ino}")):
+                raise FileNotFoundError(path)  # closed meanwhile, and the number used again
+            fd = os.open(f"/proc/self/fd/{looked}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(looked)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+_opening = threading.RLock()
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
+
+
+def owner(holders: Collection[tuple[int, End]], *, proc: str) -> int | None:
+    """Give the user who made a pipe; None where that is not told."""
+    for pid, end in holders:
+        with suppress(OSError):
+            return os.stat(f"{proc}/{pid}/fd/{end.fd}").st_uid
+    return None
