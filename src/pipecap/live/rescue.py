@@ -1,0 +1,229 @@
+"""rescue(): let a hung program go on, by growing the pipes that blocked writers wait for.
+
+Growing wakes the writer (fs/pipe.c: pipe_set_size, Linux 5.5 and later). No byte of anybody's data is read or written,
+no pipe is shrunk, and nothing else of the program is touched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from pipecap.errors import PipecapError, ProcessGone, ResizeRefused
+from pipecap.kernel import pipes
+from pipecap.kernel.limits import PAGE_SIZE, limits
+from pipecap.live import diagnosis, procfs, snapshot
+from pipecap.live.diagnosis import Diagnosis, Finding, Party, PipeNow
+from pipecap.results import Result
+
+# After the first, looks follow one another as quickly as they can be told from a pause.
+_WINDOW = 0.1
+_MOST_ROUNDS = 50
+_QUIET_LOOKS = 2
+# How long a writer that was woken may take to go on.
+_PATIENCE = 1.0
+_PAUSE = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Result):
+    """One pipe, and the writer it was grown for.
+
+    `before`, `wanted` and `granted` are bytes; `granted` is None where nothing was done: in a dry run, or where it was
+    refused (`refused` says why, `limit` names the sysctl). `moved`: the writer was seen to go on; None in a dry run.
+    """
+
+    file: str
+    inode: int
+    pid: int
+    tid: int
+    call: str
+    before: int
+    wanted: int
+    granted: int | None
+    moved: bool | None
+    refused: str
+    limit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue(Result):
+    """What was done, or in a dry run would be. `freed`: no writer waits any more; None in a dry run.
+
+    `left`: what still hangs after it. `advice`: what else would help, with its risk.
+    """
+
+    pid: int
+    dry_run: bool
+    steps: tuple[Step, ...]
+    freed: bool | None
+    left: tuple[Finding, ...]
+    advice: tuple[str, ...]
+
+
+def rescue(pid: int, *, dry_run: bool = False, window: float = diagnosis.WINDOW) -> Rescue:
+    """Grow each pipe that a blocked writer of a process, or of a descendant, hangs on; go on while that frees the next.
+
+    It grows at least to what the write still wants, stops at the limit, and verifies that the writer moved. A busy
+    program, in which nothing hangs, is left alone. `dry_run` does nothing and tells what would be done.
+
+    Raises what diagnose() does. Takes write access to the pipe: its user, or root.
+    """
+    if pid is None:  # all of them is for diagnose() alone
+        raise ProcessGone(pid)
+    steps: list[Step] = []
+    done_with: set[str] = set()
+    found = diagnosis.diagnose(pid, window=window)
+    unsure = ""
+    quiet = 0  # looks in a row that found nothing to grow: who was just woken may soon wait again
+    for _ in range(_MOST_ROUNDS):
+        hangs = [hang for hang in _hangs(found) if hang.pipe.file not in done_with]
+        if dry_run:
+            steps = [_plan(hang) for hang in hangs]
+            break
+        quiet = 0 if hangs else quiet + 1
+        if quiet == _QUIET_LOOKS or not (steps or hangs):
+            break
+        for hang in hangs:
+            step = _grow(hang)
+            steps.append(step)
+            if not step.moved or step.limit or hang.verdict == "stall":
+                done_with.add(hang.pipe.file)
+        try:
+            found = diagnosis.diagnose(pid, window=_WINDOW)
+        except ProcessGone:  # it has ended, and hangs no more
+            found = replace(found, findings=())
+        except PipecapError as error:
+            unsure = f"whether it goes on could not be seen: {error}"
+            break
+    problems = tuple(finding for finding in found.findings if finding.verdict != "quiet")
+    left = () if dry_run else problems
+    advice = [*_advice(steps, problems), *([unsure] if unsure else [])]
+    freed = None if dry_run or unsure else not left
+    return Rescue(pid, dry_run, tuple(steps), freed, left, tuple(advice))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hang:
+    """A pipe that hangs, and the writers that wait for room in it."""
+
+    verdict: str
+    pipe: PipeNow
+    writers: tuple[Party, ...]
+
+    def wanted(self) -> int | None:
+        """Give the capacity to ask for: what the writes still want, or the double where that is not known.
+
+        Doubled only as far as fs.pipe-max-size, also by who is exempt: what else a program may write knows no end.
+        """
+        capacity = self.pipe.capacity or PAGE_SIZE
+        to_go = [writer.to_go for writer in self.writers]
+        wanted = diagnosis.needed(capacity, sum(map(int, filter(None, to_go)))) if any(to_go) else 2 * capacity
+        if wanted is None:
+            return None
+        return max(wanted, min(2 * capacity, limits().pipe_max_size or 0))
+
+
+def _hangs(found: Diagnosis) -> list[_Hang]:
+    """Give the pipes whose growth can help; a stopped reader wants to be let go on instead."""
+    hangs = []
+    for finding in found.findings:
+        if finding.verdict == "quiet" or finding.pattern == "reader stopped":
+            continue
+        for pipe in finding.pipes:
+            writers = tuple(party for party in finding.parties if party.role == "writer" and party.file == pipe.file)
+            if writers and pipe.capacity is not None:
+                hangs.append(_Hang(finding.verdict, pipe, writers))
+    return hangs
+
+
+def _plan(hang: _Hang) -> Step:
+    writer, pipe = hang.writers[0], hang.pipe
+    wanted = hang.wanted()
+    capacity = pipe.capacity or 0
+    step = Step(pipe.file, pipe.inode, writer.pid, writer.tid, writer.call, capacity, wanted or 0, None, None, "", None)
+    if wanted is None:
+        return replace(step, refused="no pipe takes what is still to be written")
+    host = limits()
+    if not host.exempt_from_max_size and host.pipe_max_size is not None and wanted > host.pipe_max_size:
+        return replace(step, refused=f"fs.pipe-max-size is {host.pipe_max_size:,}", limit="fs.pipe-max-size")
+    return step
+
+
+def _grow(hang: _Hang) -> Step:
+    step = _plan(hang)
+    if step.wanted == 0:
+        return replace(step, moved=False)
+    step = replace(step, refused="", limit=None)
+    before = {writer.tid: _pulse(writer) for writer in hang.writers}
+    try:
+        with snapshot.opened(_path(hang), hang.pipe.file) as fd:
+            refusal: ResizeRefused | None = None
+            was = pipes.capacity(fd)
+            try:
+                granted = pipes.resize(fd, max(step.wanted, was))
+            except ResizeRefused as error:
+                refusal = error
+                granted = pipes.resize(fd, step.wanted, best_effort=True)
+    except (FileNotFoundError, ProcessLookupError):
+        return replace(step, refused="it has gone on or ended meanwhile", moved=True)
+    except PermissionError:
+        return replace(step, refused="made by another user, who alone may open it: run as root", moved=False)
+    except (OSError, PipecapError) as error:
+        return replace(step, refused=str(error), moved=False)
+    step = replace(step, before=was, granted=granted if granted > was else None)
+    if refusal is not None:
+        step = replace(step, refused=str(refusal), limit=refusal.limit or refusal.reason)
+    return replace(step, moved=granted > was and _one_moved(hang, before))
+
+
+def _path(hang: _Hang) -> str:
+    """Find an end to open: of a writer, or, where its call may not be read, of anybody who holds one."""
+    for pid in dict.fromkeys([*(writer.pid for writer in hang.writers), *hang.pipe.writers, *hang.pipe.readers]):
+        for each in procfs.descriptors(pid, "/proc"):
+            if each.link == hang.pipe.file:
+                return f"/proc/{pid}/fd/{each.fd}"
+    writer = hang.writers[0]
+    return f"/proc/{writer.pid}/fd/{writer.fd}"
+
+
+def _pulse(writer: Party) -> tuple[str, str] | None:
+    """Give what changes when a thread runs; None when it is gone."""
+    path = f"/proc/{writer.pid}/task/{writer.tid}"
+    try:
+        return procfs.text(f"{path}/wchan"), procfs.status(path)["voluntary_ctxt_switches"]
+    except (OSError, KeyError):
+        return None
+
+
+def _one_moved(hang: _Hang, before: dict[int, tuple[str, str] | None]) -> bool:
+    """Wait until one of the writers was seen to run again: growing wakes one at a time."""
+    end = time.monotonic() + _PATIENCE
+    while all(_pulse(writer) == before[writer.tid] for writer in hang.writers):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_PAUSE)
+    return True
+
+
+def _advice(steps: Sequence[Step], left: Collection[Finding]) -> list[str]:
+    """Say which limit stands in the way, and the command that lifts it, with its risk."""
+    advice = []
+    held = [step for step in steps if step.limit]
+    sizes = [step.wanted for step in held if step.limit == "fs.pipe-max-size"]
+    if sizes:
+        advice.append(
+            f"as root: sysctl -w fs.pipe-max-size={max(sizes)}, then rescue again, or rescue as root with"
+            " CAP_SYS_RESOURCE. Risk: until it is set back, every user may hold pipes of that size, in memory that the"
+            " kernel cannot swap"
+        )
+    for limit in sorted({step.limit for step in held if step.limit and step.limit != "fs.pipe-max-size"}):
+        pages = sum(step.wanted - step.before for step in held if step.limit == limit) // PAGE_SIZE
+        advice.append(
+            f"close pipes of that user, rescue as root, or as root raise {limit} by at least {pages:,} pages (sysctl)."
+            " Risk: the user may then hold that much more memory that the kernel cannot swap"
+        )
+    if any(not finding.rescuable and finding.verdict != "quiet" for finding in left):
+        advice += sorted({f"{finding.pattern}: {finding.rescue}" for finding in left if not finding.rescuable})
+    return advice

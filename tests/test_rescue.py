@@ -1,0 +1,110 @@
+"""rescue(): what it grows, where it stops and says why, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from commands import pipecap_command
+from conftest import needs_root
+from hangs import HANGS, HEALTHY, Hang, healthy, hung
+from privilege import CAP_SYS_RESOURCE, become_unprivileged, has_capability, in_child
+
+import pipecap
+
+WINDOW = 0.15
+JOIN = HANGS[0]
+
+
+def large() -> Hang:
+    """Give a hang over an item that no pipe takes which this user may make."""
+    program = JOIN.program.replace("1000000", "3000000")
+    return Hang("large", program, JOIN.verdict, JOIN.pattern, False, JOIN.blocked_in)
+
+
+@pytest.mark.skipif(has_capability(CAP_SYS_RESOURCE), reason="this user is exempt from fs.pipe-max-size")
+def test_it_stops_at_the_limit_and_says_which_and_what_would_lift_it() -> None:
+    with hung(large()) as program:
+        (finding,) = pipecap.diagnose(program.pid, window=WINDOW).findings
+        assert not finding.rescuable
+        assert "fs.pipe-max-size" in finding.rescue
+        found = pipecap.rescue(program.pid, window=WINDOW)
+        assert found.freed is False
+        assert [finding.pattern for finding in found.left] == ["join before get"]
+        assert {step.limit for step in found.steps} == {"fs.pipe-max-size"}
+        assert found.steps[0].granted == 2**20  # the best there is, and the writer did move
+        assert found.steps[0].moved
+        (advice, *_) = found.advice
+        assert "sysctl -w fs.pipe-max-size=4194304" in advice
+        assert "Risk" in advice
+
+
+def test_no_byte_of_the_program_is_touched() -> None:
+    """The item that comes out in the end is the one that was put."""
+    program = """
+import os
+from multiprocessing import get_context
+fork = get_context("fork")
+queue = fork.Queue()
+item = os.urandom(900000)
+child = fork.Process(target=lambda: queue.put(item))
+child.start()
+print("ready", flush=True)
+child.join()
+assert queue.get() == item
+"""
+    with hung(Hang("bytes", program, JOIN.verdict, JOIN.pattern, True, JOIN.blocked_in)) as child:
+        assert pipecap.rescue(child.pid, window=WINDOW).freed
+        assert child.wait(10) == 0
+
+
+@pytest.mark.parametrize("scene", [scene for scene in HEALTHY if not scene.allowed][:4], ids=lambda scene: scene.name)
+def test_a_program_that_does_not_hang_is_left_alone(scene: object) -> None:
+    with healthy(scene) as program:  # type: ignore[arg-type] # a Healthy
+        before = [(pipe.file, pipe.capacity) for pipe in pipecap.list_pipes(program.pid, tree=True)]
+        found = pipecap.rescue(program.pid, window=WINDOW)
+        assert (found.steps, found.freed) == ((), True)
+        after = [(pipe.file, pipe.capacity) for pipe in pipecap.list_pipes(program.pid, tree=True)]
+        assert {*after} >= {pipe for pipe in before if pipe[0] in dict(after)}
+
+
+@needs_root
+def test_another_user_may_not() -> None:
+    def attempt(pid: int) -> str:
+        try:
+            pipecap.rescue(pid, window=WINDOW)
+        except pipecap.AccessDenied as denied:
+            return denied.hint
+        return "rescued"
+
+    with hung(JOIN) as program:
+        hint = in_child(lambda: attempt(program.pid), become=become_unprivileged)
+        assert "CAP_SYS_PTRACE" in hint
+        assert pipecap.diagnose(program.pid, window=WINDOW).findings[0].pipes[0].capacity == 65536
+
+
+def test_the_command_frees_the_documented_example_within_a_second_of_it() -> None:
+    with hung(JOIN) as program:
+        plan = pipecap_command("rescue", str(program.pid), "--dry-run")
+        assert plan.returncode == 0
+        assert "1,048,576" in plan.stdout
+        assert program.poll() is None
+        done = pipecap_command("rescue", str(program.pid))
+        assert done.returncode == 0, done
+        assert "freed" in done.stdout
+        assert program.wait(1) == 0
+
+
+def test_the_command_says_so_where_it_cannot_free() -> None:
+    with hung(next(hang for hang in HANGS if hang.name == "both_send_first_socketpair")) as program:
+        done = pipecap_command("rescue", str(program.pid))
+        assert done.returncode == 1
+        assert "socketpair" in done.stdout
+
+
+def test_bad_input_is_told() -> None:
+    with pytest.raises(pipecap.ProcessGone):
+        pipecap.rescue(2**22 + 1)
+    assert pipecap_command("rescue", "nonsense").returncode == 2
+    assert pipecap_command("rescue").returncode == 2
+    assert pipecap_command("rescue", str(os.getpid()), "--window", "x").returncode == 2
