@@ -1,0 +1,295 @@
+"""Show the pipes of live processes, again and again: how full, what moves, who waits; a deadlock as it happens."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+import termios
+import textwrap
+import time
+import tty
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from pipecap.cli import ps
+from pipecap.cli.render import bar
+from pipecap.cli.trouble import printable
+from pipecap.errors import InvalidSize, Unsupported
+from pipecap.live import diagnosis, evidence, snapshot
+from pipecap.live.listing import Listing, LivePipe, Looks
+
+TYPE_CHECKING = False  # typing takes 2 ms to load, rich more, and only a terminal needs it
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipecap.live.diagnosis import Diagnosis, Finding
+
+_INTERVAL = 1.0
+_BAR = 12
+_WIDE = 100  # columns, from which on all is shown
+_MOST_FINDINGS = 3  # told in full
+_ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the processes and how often to look."""
+    parser.epilog = "q ends it. --json: one look, as `pipecap ps --json`."
+    ps.add_processes(parser)
+    parser.add_argument(
+        "--interval", metavar="S", type=float, default=_INTERVAL, help=f"seconds (default: {_INTERVAL:.0f})"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look and show until `q`, Ctrl-C or another signal ends it."""
+    if not 0 < arguments.interval < 3600:
+        why = "an interval is more than 0 seconds and less than an hour"
+        raise InvalidSize(arguments.interval, why, hint="1 is usual")
+    window = min(diagnosis.WINDOW, arguments.interval)
+    if arguments.json:
+        return ps.show(arguments, window)
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        raise Unsupported("top draws on a terminal, and stdout is none that it can draw on", hint="use `pipecap ps`")
+    looks = Looks(arguments.pids, tree=arguments.tree)
+    first = looks.look(snapshot.take())
+    if looks.failed:
+        raise looks.failed[0]
+    return _watch(looks, first, window, arguments.interval)
+
+
+def _watch(looks: Looks, first: Listing, window: float, interval: float) -> int:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=sys.stdout, highlight=False)
+    screen = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    ending = _Ending()
+    with ending, _keys() as keys, screen as live:
+        live.update(_Screen(looks, first, None, interval), refresh=True)
+        with suppress(_Ended):
+            while not ending.number:
+                begin = time.monotonic()
+                # Two looks of its own, close together: what has not moved in between is blocked, as in `doctor`.
+                seen = evidence.gather(window=window)
+                listing = looks.look(seen.now)
+                found = diagnosis.judge(seen, looks.scope, None)
+                live.update(_Screen(looks, listing, found, interval), refresh=True)
+                with ending.at_once():
+                    if keys.quit_within(interval - (time.monotonic() - begin)):
+                        break
+    return 0 if ending.number in (0, signal.SIGINT) else 128 + ending.number
+
+
+# ---- how it ends ----
+
+
+class _Ended(BaseException):
+    """A signal came: no error, and not for anybody on the way to catch."""
+
+
+class _Ending:
+    """Takes the signals that end it.
+
+    They interrupt nothing but the wait for the next sample; a sample that is under way is finished first.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._at_once = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> None:
+        for number in _ENDED_BY:
+            self._before[number] = signal.signal(number, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type] # what signal() gave
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        if self._at_once:
+            self._at_once = False  # only one, or the next would come while the first ends it
+            raise _Ended
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal end what runs here."""
+        self._at_once = True
+        try:
+            if not self.number:  # else it came just before
+                yield
+            else:
+                raise _Ended
+        finally:
+            self._at_once = False
+
+
+class _Keys:
+    """The keyboard, None where stdin is no terminal."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def quit_within(self, seconds: float) -> bool:
+        """Wait for so long; whether a `q` came, or the terminal has gone."""
+        end = time.monotonic() + seconds
+        while True:
+            left = max(0.0, end - time.monotonic())
+            if select.select([] if self._fd is None else [self._fd], [], [], left)[0] and self._fd is not None:
+                try:
+                    typed = os.read(self._fd, 64)
+                except OSError:
+                    typed = b""
+                if not typed or b"q" in typed.lower():
+                    return True
+            elif not left or time.monotonic() >= end:
+                return False
+
+
+@contextmanager
+def _keys() -> Iterator[_Keys]:
+    """Have keys at once and unechoed, and no Ctrl-Z, which would leave the terminal as it is now; put all back."""
+    fd = 0
+    try:
+        before = termios.tcgetattr(fd)
+    except termios.error:
+        yield _Keys(None)
+        return
+    try:
+        tty.setcbreak(fd, termios.TCSANOW)
+        now = termios.tcgetattr(fd)
+        now[6][termios.VSUSP] = b"\0"
+        termios.tcsetattr(fd, termios.TCSANOW, now)
+        yield _Keys(fd)
+    finally:
+        with suppress(termios.error):  # the terminal has gone
+            termios.tcsetattr(fd, termios.TCSANOW, before)
+
+
+# ---- how it looks ----
+
+
+class _Screen:
+    """One sample, drawn to fit whatever size the terminal has by now."""
+
+    def __init__(self, looks: Looks, listing: Listing, found: Diagnosis | None, interval: float) -> None:
+        self._looks = looks
+        self._listing = listing
+        self._found = found
+        self._interval = interval
+
+    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+        width, height = console.size
+        pipes = self._listing.pipes
+        yield _text(self._head(), "bold")
+        above = [*self._findings(width), *(_text(str(error), "yellow") for error in self._looks.failed)]
+        below = [
+            _text("in, out: bytes per second, at least: a sample shows only what one exceeded the other by", "dim"),
+            *(_text(f"unknown: {what}", "dim") for what in self._listing.unknown[:2]),
+        ]
+        yield from above
+        yield _text()
+        free = height - len(above) - len(below) - 6  # besides head, gaps and the heads of both tables
+        waiters = list(ps.waiting_rows(pipes, width))
+        rows = max(1, free - min(len(waiters), free // 3))
+        yield self._table(pipes[:rows], width, ascii_only=console.options.ascii_only)
+        if len(pipes) > rows:
+            below.insert(0, _text(f"+{len(pipes) - rows:,} more pipes", "dim"))
+        yield _text()
+        room = free - min(len(pipes), rows) - 1
+        if waiters and room > 0:
+            yield _table(ps.WAITING_HEADS, [[_text(cell) for cell in row] for row in waiters[:room]])
+        yield from below
+
+    def _head(self) -> str:
+        pipes = self._listing.pipes
+        full = sum(bool(pipe.full) for pipe in pipes)
+        count = f"{len(pipes):,} pipe{'' if len(pipes) == 1 else 's'}, {full:,} full"
+        return f"pipecap top: {count}; every {self._interval:g} s; q ends it"
+
+    def _findings(self, width: int) -> Iterator[Text]:
+        problems = [finding for finding in self._found.findings if finding.verdict != "quiet"] if self._found else []
+        for finding in problems[:_MOST_FINDINGS]:
+            yield from _finding(finding, width)
+        if len(problems) > _MOST_FINDINGS:
+            yield _text(f"+{len(problems) - _MOST_FINDINGS:,} more: python -m pipecap doctor", "bold red")
+
+    def _table(self, pipes: tuple[LivePipe, ...], width: int, *, ascii_only: bool) -> Table:
+        heads = [
+            "inode",
+            "",
+            ">unread",
+            ">capacity",
+            "full",
+            ">in",
+            ">out",
+            "readers",
+            "writers",
+            ">waiting",
+            ">unmoved",
+        ]
+        rows = [self._row(pipe, ascii_only=ascii_only) for pipe in pipes]
+        readers, writers = heads.index("readers"), heads.index("writers")
+        names = max(ps.NARROWEST, (width - ps.taken(heads, rows) + len("readerswriters")) // 2)
+        for row, pipe in zip(rows, pipes, strict=True):
+            row[readers], row[writers] = ps.listed(pipe.readers, names), ps.listed(pipe.writers, names)
+        shown = [at for at, head in enumerate(heads) if width >= _WIDE or head not in (">capacity", ">waiting")]
+        styles = ("bold red" if pipe.stalled else "red" if pipe.full else "default" for pipe in pipes)
+        return _table(
+            [heads[at] for at in shown],
+            [
+                [_text(row[at], style if heads[at] in ("", "full") else "default") for at in shown]
+                for row, style in zip(rows, styles, strict=True)
+            ],
+        )
+
+    def _row(self, pipe: LivePipe, *, ascii_only: bool) -> list[str]:
+        """Give the cells, but for the holders, which take what room is left."""
+        share = (pipe.unread or 0) / (pipe.capacity or 1)
+        growth = self._looks.growth(pipe.file) or 0.0
+        return [
+            str(pipe.inode),
+            ("#" * round(share * _BAR) if ascii_only else bar(share, _BAR)).ljust(_BAR),
+            ps.number(pipe.unread),
+            ps.number(pipe.capacity),
+            {True: "FULL", False: "", None: "?"}[pipe.full],
+            f">={growth:,.0f}" if growth > 0 else "",
+            f">={-growth:,.0f}" if growth < 0 else "",
+            "",
+            "",
+            str(len(pipe.waiting)) if pipe.waiting else "",
+            ps.unmoved(pipe),
+        ]
+
+
+def _finding(finding: Finding, width: int) -> Iterator[Text]:
+    yield _text(f"{finding.verdict.upper()}: {finding.pattern}", "bold red")
+    for what in (finding.cause, f"fix: {finding.fix}"):
+        yield from (_text(f"  {line}") for line in textwrap.wrap(printable(what), max(20, width - 2)))
+    yield _text(f"  -> {finding.rescue}" if finding.rescuable else f"  no rescue: {finding.rescue}", "cyan")
+
+
+def _text(text: str = "", style: str = "default") -> Text:
+    """Make one line that stays one: what does not fit is cut."""
+    import rich.text
+
+    return rich.text.Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _table(heads: Sequence[str], rows: list[list[Text]]) -> Table:
+    import rich.table
+
+    table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        right = head.startswith(">")
+        table.add_column(head.strip(">"), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*row)
+    return table
