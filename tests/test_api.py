@@ -19,20 +19,23 @@ CALLS: dict[str, tuple[object, ...]] = {
     # every public function, with arguments that are right
     "capacity": (0,),
     "capacity_curve": ([1, 4096],),
+    "diagnose": (os.getpid(),),
     "fit": (100,),
     "headroom": (),
     "items_that_fit": (100,),
     "limits": (),
+    "list_pipes": (os.getpid(),),
     "measure": (100,),
     "pickled_size": ("x",),
     "pipes_of": (0,),
     "report": (),
+    "rescue": (os.getpid(),),
     "resize": (0, "128K"),
     "state": (0,),
     "unread": (0,),
 }
-# These take processes, queues or seconds; their bad input has its tests in test_queue, test_drain and test_tuning.
-OF_QUEUES = ["drain", "get_context", "join", "recommend", "tune"]
+# These take queues or seconds; their bad input has its tests in test_queue, test_drain, test_tuning and test_watch.
+OF_QUEUES = ["drain", "get_context", "join", "recommend", "tune", "watch"]
 FUNCTIONS = [name for name in pipecap.__all__ if inspect.isfunction(getattr(pipecap, name)) and name not in OF_QUEUES]
 
 
@@ -130,7 +133,7 @@ def is_right(name: str, argument: object) -> bool:
             return argument == 2**31 - 1
         case "capacity_curve":
             return argument in ([], (), {})
-        case "measure":
+        case "measure" | "diagnose" | "list_pipes":
             return argument is None
     return False
 

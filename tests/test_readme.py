@@ -5,12 +5,16 @@ from __future__ import annotations
 import doctest
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from children import wait_until
+from scenes import wait_until_blocked_on_a_full_pipe
 
 import pipecap
 
@@ -90,6 +94,61 @@ def test_the_transcript_of_the_probe_is_what_it_prints_but_for_the_host() -> Non
     own = [*shown][3]
     assert [line.split()[0] for line in shown[own]] == [line.split()[0] for line in printed[own]]
     assert shown["Verdict"][-1] == printed["Verdict"][-1]
+
+
+@four_kib_pages
+def test_the_hang_the_diagnosis_and_the_rescue_are_as_shown(tmp_path: Path) -> None:
+    """The numbers of processes, threads and pipes are of the run, as is what this user may not look into."""
+    (block,) = blocks("shell-session")
+    said = {}
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        said[command] = output
+    show, start, doctor, rescue, wait = said
+    assert start == "python hang.py &"
+    (tmp_path / "hang.py").write_text(said[show])
+    with subprocess.Popen(
+        [sys.executable, "hang.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
+        try:
+            wait_until_blocked_on_a_full_pipe_below(program.pid)
+            number = str(program.pid)
+            for command in (doctor, rescue):
+                printed = run(command.replace("4012", number))
+                assert anonymous(printed) == anonymous(said[command])
+            assert program.communicate(timeout=10)[0] == said[wait]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+
+
+def wait_until_blocked_on_a_full_pipe_below(pid: int) -> None:
+    (child,) = wait_for_children(pid)
+    wait_until_blocked_on_a_full_pipe(child)
+
+
+def wait_for_children(pid: int) -> list[int]:
+    children: list[int] = []
+
+    def there() -> bool:
+        children[:] = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return bool(children)
+
+    wait_until(there)
+    return children
+
+
+def anonymous(text: str) -> str:
+    """Name processes, threads and pipes by the order in which they come; forget how lines are wrapped and aligned."""
+    text = re.sub(r"^  \[unknown\] .*\n(    .*\n)*", "", text, flags=re.MULTILINE)
+    names: dict[str, str] = {}
+
+    def named(found: re.Match[str]) -> str:
+        return found[1] + names.setdefault(found[2], f"N{len(names)}")
+
+    text = re.sub(r"()\b(\d+)(?=, write)", named, text)
+    text = re.sub(r"\b(process |thread |rescue |wait4\(|pipe:\[)(\d+)", named, text)
+    return " ".join(text.split())
 
 
 def test_no_placeholder_was_forgotten() -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import jsonschema
 import pytest
 from commands import pipecap_command, pipecap_json
+from hangs import HANGS, hung
 from hosts import host
 from privilege import quota_used_up, unprivileged
 
 import pipecap
 from pipecap.cli import render
 
-NAMES = ["report", "fit", "get", "set", "tune"]
+NAMES = ["report", "fit", "get", "set", "tune", "ps", "doctor", "rescue"]
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
@@ -38,6 +39,14 @@ def documents() -> Iterator[tuple[str, Any]]:
         yield "get", pipecap_json("get", "stdin", "/", stdin=read_end)
         yield "set", pipecap_json("set", "128K", "stdin", "/", stdin=read_end)
         yield "set", pipecap_json("set", "8G", "stdin", stdin=read_end)
+        with hung(HANGS[0]) as program:
+            yield "ps", pipecap_json("ps", str(program.pid), "--tree")
+            yield "doctor", pipecap_json("doctor", str(program.pid))
+            yield "rescue", pipecap_json("rescue", str(program.pid), "--dry-run")
+            yield "rescue", pipecap_json("rescue", str(program.pid))
+        with hung(next(hang for hang in HANGS if hang.name == "both_send_first_socketpair")) as program:
+            yield "doctor", pipecap_json("doctor", str(program.pid))
+            yield "rescue", pipecap_json("rescue", str(program.pid))
         yield "set", json.loads(pipecap_command("run", "--json", "64K", "--", "true").stderr)
     finally:
         os.close(read_end)

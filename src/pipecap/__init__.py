@@ -35,6 +35,15 @@ if TYPE_CHECKING:
     from pipecap.kernel.probe import Measurement as Measurement
     from pipecap.kernel.probe import capacity_curve as capacity_curve
     from pipecap.kernel.probe import measure as measure
+    from pipecap.live.diagnosis import Diagnosis as Diagnosis
+    from pipecap.live.diagnosis import Finding as Finding
+    from pipecap.live.diagnosis import diagnose as diagnose
+    from pipecap.live.listing import LivePipe as LivePipe
+    from pipecap.live.listing import list_pipes as list_pipes
+    from pipecap.live.rescue import Rescue as Rescue
+    from pipecap.live.rescue import rescue as rescue
+    from pipecap.live.watch import Watch as Watch
+    from pipecap.live.watch import watch as watch
     from pipecap.queues.advice import Recommendation as Recommendation
     from pipecap.queues.advice import recommend as recommend
     from pipecap.queues.context import Context as Context
@@ -63,6 +72,10 @@ _HOMES = {
     "pipecap.kernel.limits": "Headroom HostLimits headroom limits",
     "pipecap.kernel.pipes": "PipeState",
     "pipecap.kernel.probe": "Measurement capacity_curve measure",
+    "pipecap.live.diagnosis": "Diagnosis Finding diagnose",
+    "pipecap.live.listing": "LivePipe list_pipes",
+    "pipecap.live.rescue": "Rescue rescue",
+    "pipecap.live.watch": "Watch watch",
     "pipecap.queues.advice": "Recommendation recommend",
     "pipecap.queues.context": "Context get_context",
     "pipecap.queues.drain": "drain join",

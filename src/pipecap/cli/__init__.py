@@ -1,6 +1,7 @@
 """The command line: argparse here, one module per command, loaded when named; each computes, then shows.
 
-Exit status: 0 fine, 1 failed, 2 usage; `run` gives the status of its command, 126 or 127.
+Exit status: 0 fine, 1 failed, 2 usage, 3 a problem was found (`doctor`); `run` gives the status of its command, 126 or
+127; `top` 143 after SIGTERM, as a shell would say it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipecap.cli.trouble import complain, say
 from pipecap.errors import InvalidSize, PipecapError
 from pipecap.version import VERSION
 
-COMMANDS = ("probe", "fit", "tune", "get", "set", "run")
+COMMANDS = ("probe", "fit", "tune", "get", "set", "run", "ps", "top", "doctor", "rescue")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
