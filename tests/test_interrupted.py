@@ -42,6 +42,9 @@ CAPACITY = 65_536
 LARGE = 200_000  # more than that capacity; a bytes object of this size is received straight into its place
 WAITERS = 1 << 31
 fork: Any = pipecap.get_context("fork")
+# A handler that raises may do so in a callback of the garbage collector (Hypothesis has one): nobody can catch that.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 small = pipecap.get_context("fork", capacity=CAPACITY, exit_warning=None)
 
 kinds = pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])

@@ -164,7 +164,7 @@ class DrainTimeout(PipecapError, TimeoutError):
         who = ", ".join(map(str, pids)) or "none, but the queue is not empty"
         super().__init__(
             f"not all producers ended in time; still running: {who}",
-            hint="what came out before is valid: go on with another drain(), or look at what they do with py-spy dump",
+            hint="what came out before is valid: go on with another drain(), or ask `python -m pipecap doctor PID`",
         )
         self.pids = tuple(pids)
         self.items: list[object] = []

@@ -190,4 +190,4 @@ def _verdict(pipes: Sequence[LivePipe]) -> Iterator[Line]:
     else:
         count = f"{len(pipes):,} pipes" if len(pipes) > 1 else "1 pipe"
         yield Line(f"[ok] {count}, none full with a writer that waits and nobody seen to read.", "ok")
-        yield Line("  -> python -m pipecap top", "action")
+        yield Line("  -> python -m pipecap doctor", "action")

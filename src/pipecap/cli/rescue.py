@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Rescue; status 1 where something still hangs."""
     found = rescue(arguments.pid, dry_run=arguments.dry_run, window=arguments.window)
     answer("rescue", found.to_dict(), _blocks(found), as_json=arguments.json)
-    return 1 if found.freed is False else 0
+    return 1 if found.freed is False or (found.dry_run and found.left and not found.steps) else 0
 
 
 def _blocks(found: Rescue) -> list[Block]:
@@ -50,12 +50,21 @@ def _row(step: Step) -> tuple[str, ...]:
 def _verdict(found: Rescue) -> list[Line]:
     if found.dry_run:
         if not found.steps:
-            return [Line("  [ok] nothing to grow: no blocked writer hangs on a pipe", "ok")]
+            if not found.left:
+                return [Line("  [ok] nothing to grow: no blocked writer hangs on a pipe", "ok")]
+            return [Line(f"  [problem] growing frees nothing here: {_names(found)}", "problem")]
+        if any(step.limit for step in found.steps):
+            return [Line("  [problem] nothing was done: a dry run. A limit stands in the way", "problem")]
         lines = [Line("  [note] nothing was done: a dry run")]
         return [*lines, Line(f"    -> python -m pipecap rescue {found.pid}", "action")]
     if found.freed:
         if not found.steps:
             return [Line("  [ok] nothing was done: no blocked writer hangs on a pipe", "ok")]
         return [Line(f"  [ok] freed: no writer of process {found.pid} hangs any more", "ok")]
-    names = ", ".join(dict.fromkeys(finding.pattern for finding in found.left))
-    return [Line(f"  [problem] still hangs: {names}", "problem")]
+    if found.freed is None:
+        return [Line("  [problem] whether it goes on could not be seen", "problem")]
+    return [Line(f"  [problem] still hangs: {_names(found)}", "problem")]
+
+
+def _names(found: Rescue) -> str:
+    return ", ".join(dict.fromkeys(finding.pattern for finding in found.left))

@@ -131,7 +131,7 @@ def judge(seen: Evidence, scope: Collection[int], pid: int | None) -> Diagnosis:
     host = limits()
     cases = [case for case in find(seen) if any(thread.pid in scope for thread in case.threads)]
     order = ("deadlock", "stall", "quiet")
-    findings = sorted((_finding(seen, case, host) for case in cases), key=lambda each: order.index(each.verdict))
+    findings = sorted((_finding(seen, case, host, pid) for case in cases), key=lambda each: order.index(each.verdict))
     return Diagnosis(pid, seen.window, tuple(findings), tuple(seen.now.unknown()))
 
 
@@ -255,15 +255,17 @@ def _stalled_sockets(seen: Evidence, stuck: set[int]) -> list[Case]:
 # ---- how it is told ----
 
 
-def _finding(seen: Evidence, case: Case, host: HostLimits) -> Finding:
+def _finding(seen: Evidence, case: Case, host: HostLimits, pid: int | None) -> Finding:
     pipes = tuple(_pipe(seen, file) for file in case.files)
     parties = _parties(seen, case)
     named = patterns.name(seen, case)
-    rescuable, rescue = _rescue(seen, case, host)
+    rescuable, rescue = _rescue(seen, case, host, pid)
     weaker = any(party.weak for party in parties)
     cause = named.cause
     if weaker:
         cause += " (weaker evidence: /proc/PID/syscall may not be read, so this rests on wchan and state)"
+    if case.verdict == "stall":
+        cause += f" (not proven: {_unproven(seen, case)})"
     return Finding(case.verdict, named.pattern, pipes, parties, cause, named.fix, rescuable, rescue)
 
 
@@ -324,7 +326,19 @@ def needed(capacity: int, to_go: int) -> int | None:
     return round_capacity(capacity + -(-to_go // PAGE_SIZE) * PAGE_SIZE, PAGE_SIZE)
 
 
-def _rescue(seen: Evidence, case: Case, host: HostLimits) -> tuple[bool, str]:
+def _unproven(seen: Evidence, case: Case) -> str:
+    """Say why a stall is no deadlock: who may yet go on."""
+    for writer in case.writers:
+        movers = seen.movers.get(writer.tid)
+        if movers is None:
+            return "not all who may hold the other end are known"
+        for thread in seen.now.threads():
+            if thread.tid in movers and thread.tid not in seen.blocked:
+                return f"thread {thread.tid} of process {thread.pid}, in {thread.wait.call}, may go on by itself"
+    return "others who could end it may go on by themselves"
+
+
+def _rescue(seen: Evidence, case: Case, host: HostLimits, pid: int | None) -> tuple[bool, str]:
     """Tell whether growing can free it, as far as can be told without trying."""
     if not case.writers:
         return False, "no pipe is full here: growing one helps nobody"
@@ -341,7 +355,7 @@ def _rescue(seen: Evidence, case: Case, host: HostLimits) -> tuple[bool, str]:
         if wanted is None or (most is not None and wanted > max(most, state.capacity)):
             more = "more than any pipe takes" if wanted is None else f"a pipe of {wanted:,} bytes"
             limit = "" if most is None else f", and fs.pipe-max-size is {most:,}"
-            return False, f"what is still to be written takes {more}{limit}"
+            return False, f"what is still to be written takes at least {more}{limit}"
     if any(seen.now.processes[pid].state in "Tt" for file in case.files for pid in seen.readers(file)):
         return False, "its reader is stopped, and goes on when it is let"
-    return True, f"python -m pipecap rescue {case.writers[0].pid}"
+    return True, f"python -m pipecap rescue {pid or case.writers[0].pid}"

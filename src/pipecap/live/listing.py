@@ -278,6 +278,8 @@ def _waiting(
         if not pipes:
             continue
         for thread in process.threads:
+            if thread.state in "Tt":
+                continue  # stopped: it waits for nobody's bytes
             if thread.wait.weak:
                 files = _could_be(process, thread, states)
                 if len(files) == 1:

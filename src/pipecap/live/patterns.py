@@ -158,7 +158,8 @@ def _both_send(seen: Evidence, case: Case, writer: Thread, file: str) -> Named |
                 "both sides send first",
                 f"process {writer.pid} waits for process {other.pid} to read, and that waits for process {writer.pid}"
                 " to read: both pipes are full",
-                "receive results while sending tasks (a thread, or imap), or bound what is under way",
+                "let one side receive before it sends, or send from a thread; with workers, receive results while"
+                " sending tasks",
             )
     return None
 

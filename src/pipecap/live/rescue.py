@@ -51,7 +51,7 @@ class Step(Result):
 class Rescue(Result):
     """What was done, or in a dry run would be. `freed`: no writer waits any more; None in a dry run.
 
-    `left`: what still hangs after it. `advice`: what else would help, with its risk.
+    `left`: what still hangs after it, in a dry run: what hangs. `advice`: what else would help, with its risk.
     """
 
     pid: int
@@ -98,10 +98,9 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = diagnosis.WINDOW)
             unsure = f"whether it goes on could not be seen: {error}"
             break
     problems = tuple(finding for finding in found.findings if finding.verdict != "quiet")
-    left = () if dry_run else problems
     advice = [*_advice(steps, problems), *([unsure] if unsure else [])]
-    freed = None if dry_run or unsure else not left
-    return Rescue(pid, dry_run, tuple(steps), freed, left, tuple(advice))
+    freed = None if dry_run or unsure else not problems
+    return Rescue(pid, dry_run, tuple(steps), freed, problems, tuple(advice))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,5 +224,5 @@ def _advice(steps: Sequence[Step], left: Collection[Finding]) -> list[str]:
             " Risk: the user may then hold that much more memory that the kernel cannot swap"
         )
     if any(not finding.rescuable and finding.verdict != "quiet" for finding in left):
-        advice += sorted({f"{finding.pattern}: {finding.rescue}" for finding in left if not finding.rescuable})
+        advice += sorted({f"{each.pattern}: {each.rescue}; {each.fix}" for each in left if not each.rescuable})
     return advice

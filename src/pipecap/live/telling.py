@@ -113,7 +113,9 @@ def _reading(finding: Finding, pipe: PipeNow, writing: set[int]) -> str:
                 at = f", at {_ascii(party.line)}" if party.line else ""
                 return f"only process {reader}{parent} reads it, and that waits for process {waited[0]} to exit{at}"
     called = [party for party in finding.parties if party.pid == reader]
-    instead = f", and that waits in {_call(called[0])}" if len(called) == 1 else ""
+    instead = ""
+    if len(called) == 1:
+        instead = f", and that {'is' if called[0].call.startswith('stopped') else 'waits in'} {_call(called[0])}"
     return f"only process {reader} reads it{instead}"
 
 

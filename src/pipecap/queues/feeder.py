@@ -347,7 +347,8 @@ class Feeder:
             f"process {os.getpid()} waits to end: {size:,} bytes of {items:,} item(s) that it put into {self}"
             f" are not sent; {self._pipe_now()}; {self._who_could_read()}. Fix: get() them before join(), or"
             " `for item in pipecap.drain(queue, [process])`, in the process that reads;"
-            " or give them up in this one: queue.close(discard=True)"
+            " or give them up in this one: queue.close(discard=True)."
+            f" `python -m pipecap doctor {os.getpid()}` tells who should read"
         )
         if _log.hasHandlers():
             _log.warning("%s", message)
