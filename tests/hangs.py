@@ -914,7 +914,8 @@ def members(session: int) -> dict[int, str]:
     found = {}
     for directory in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended
-            state, _parent, _group, its_session = (directory / "stat").read_text().rpartition(") ")[2].split()[:4]
+            stat = (directory / "stat").read_text(errors="replace")  # with a name that may be any bytes
+            state, _parent, _group, its_session = stat.rpartition(") ")[2].split()[:4]
             if int(its_session) == session:
                 found[int(directory.name)] = state
     return found
@@ -977,7 +978,7 @@ def _wait_until_blocked(session: int, name: str, expected: tuple[str, ...], *, l
 
 def _place(task: Path) -> str:
     """Tell where a thread is: a kernel function, the kind of futex, or its state where that says more."""
-    state = (task / "stat").read_text().rpartition(") ")[2][0]
+    state = (task / "stat").read_text(errors="replace").rpartition(") ")[2][0]
     if state in "TtZX":
         return {"T": "stopped", "t": "traced", "Z": "zombie", "X": "dead"}[state]
     function = (task / "wchan").read_text()
@@ -997,7 +998,7 @@ def _moves(tid: int, place: str) -> str:
     if place == "timed futex":
         return ""
     with suppress(OSError):
-        for line in Path(f"/proc/{tid}/status").read_text().splitlines():
+        for line in Path(f"/proc/{tid}/status").read_text(errors="replace").splitlines():
             if line.startswith("voluntary_ctxt_switches"):
                 return line.split()[1]
     return "gone"

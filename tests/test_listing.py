@@ -203,8 +203,16 @@ def weak(seen: Snapshot, pid: int, function: str) -> Snapshot:
     return replace(seen, processes={**seen.processes, pid: replace(process, threads=threads)})
 
 
+def inherited_states() -> list[object]:
+    seen = snapshot.take()
+    ends = seen.processes[os.getpid()].ends
+    return [snapshot.state_of(end.file, [(os.getpid(), end)], proc="/proc") for end in ends if end.is_pipe]
+
+
 def test_without_the_call_a_writer_waits_on_the_one_full_pipe_it_has(pipe: tuple[int, int]) -> None:
     other = os.pipe()
+    if any(isinstance(state, str) for state in inherited_states()):
+        pytest.skip("inherited a pipe that this user may not open: it may be the one")
     try:
         fill(pipe[1])
         with forked(signal.pause) as child:

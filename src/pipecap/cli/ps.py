@@ -66,7 +66,7 @@ def _blocks(found: Listing) -> Iterator[Block]:
         yield Line()
         yield Line("Waiting threads", "heading")
         yield Table(WAITING_HEADS, waiters)
-    names = [Line(f"  {pipe.inode} is the FIFO {pipe.name}") for pipe in found.pipes if pipe.name]
+    names = [Line(f"  {pipe.inode} is the FIFO {pipe.name}", drawn=True) for pipe in found.pipes if pipe.name]
     unknown = [Line(f"  {what}") for what in chain(found.unknown, _unknown(found.pipes))]
     for heading, lines in (("Names", names), ("Unknown", unknown)):
         if lines:

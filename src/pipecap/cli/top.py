@@ -13,6 +13,7 @@ import time
 import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
 
 from pipecap.cli import ps
@@ -24,6 +25,8 @@ from pipecap.live.listing import Listing, LivePipe, Looks
 
 TYPE_CHECKING = False  # typing takes 2 ms to load, rich more, and only a terminal needs it
 if TYPE_CHECKING:
+    from typing import Literal
+
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
@@ -276,11 +279,21 @@ def _finding(finding: Finding, width: int) -> Iterator[Text]:
     yield _text(f"  -> {finding.rescue}" if finding.rescuable else f"  no rescue: {finding.rescue}", "cyan")
 
 
+@cache
+def _overflow() -> Literal["ellipsis", "crop"]:
+    """Cut with an ellipsis, where the terminal has one."""
+    try:
+        "…".encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return "crop"
+    return "ellipsis"
+
+
 def _text(text: str = "", style: str = "default") -> Text:
     """Make one line that stays one: what does not fit is cut."""
     import rich.text
 
-    return rich.text.Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
+    return rich.text.Text(printable(text), style=style, no_wrap=True, overflow=_overflow())
 
 
 def _table(heads: Sequence[str], rows: list[list[Text]]) -> Table:
@@ -289,7 +302,7 @@ def _table(heads: Sequence[str], rows: list[list[Text]]) -> Table:
     table = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
         right = head.startswith(">")
-        table.add_column(head.strip(">"), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        table.add_column(head.strip(">"), justify="right" if right else "left", no_wrap=True, overflow=_overflow())
     for row in rows:
         table.add_row(*row)
     return table
