@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pipecap.errors import AccessDenied, InvalidSize, ProcessGone
@@ -123,7 +123,7 @@ def diagnose(pid: int | None = None, *, window: float = WINDOW, stacks: bool = F
         raise InvalidSize(window, "a window is more than 0 seconds and less than an hour", hint="0.3 is usual")
     seen = evidence.gather(window=window, proc=proc)
     found = judge(seen, _scope(seen, pid), pid)
-    return with_lines(found) if stacks else found
+    return with_stacks(found) if stacks else found
 
 
 def judge(seen: Evidence, scope: Collection[int], pid: int | None) -> Diagnosis:
@@ -135,19 +135,21 @@ def judge(seen: Evidence, scope: Collection[int], pid: int | None) -> Diagnosis:
     return Diagnosis(pid, seen.window, tuple(findings), tuple(seen.now.unknown()))
 
 
-def with_lines(found: Diagnosis) -> Diagnosis:
-    """Add the Python line of each party."""
+def with_stacks(found: Diagnosis) -> Diagnosis:
+    """Add the Python line of each party, by py-spy for other processes."""
     from pipecap.live import stacks
 
     lines, why = stacks.lines({party.pid for finding in found.findings for party in finding.parties})
+    return replace(with_lines(found, lines), unknown=(*found.unknown, *why))
+
+
+def with_lines(found: Diagnosis, lines: Mapping[int, str]) -> Diagnosis:
+    """Add the Python line of each party that has one, by its thread."""
     findings = tuple(
-        replace(
-            finding,
-            parties=tuple(replace(party, line=lines.get(party.tid)) for party in finding.parties),
-        )
-        for finding in found.findings
+        replace(each, parties=tuple(replace(party, line=lines.get(party.tid)) for party in each.parties))
+        for each in found.findings
     )
-    return replace(found, findings=findings, unknown=(*found.unknown, *why))
+    return replace(found, findings=findings)
 
 
 def _require(pid: int, proc: str) -> None:

@@ -161,7 +161,7 @@ class _Sharing:
             return None
         file = place[0]
         if file not in self._known:
-            pids = self._outsiders.with_descendants(self._mapping[file])
+            pids = self._evidence.now.tree(*self._mapping[file])
             unknown = self._outsiders.may_share(pids)
             self._known[file] = None if unknown else self._evidence.now.threads_of(pids)
         threads = self._known[file]

@@ -8,7 +8,6 @@ Not seen at all: processes that share memory but are no threads (clone(2) with C
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
@@ -140,23 +139,6 @@ class Outsiders:
             with suppress(OSError):
                 return os.stat(f"{self._now.proc}/{pid}/fd/{end.fd}").st_ctime < self._namespace_start
         return True
-
-    @cached_property
-    def descendants(self) -> dict[int, set[int]]:
-        """Each process's children, by what they say of their parent."""
-        found: defaultdict[int, set[int]] = defaultdict(set)
-        for process in self._now.processes.values():
-            found[process.ppid].add(process.pid)
-        return found
-
-    def with_descendants(self, pids: Collection[int]) -> set[int]:
-        """Give processes and all who descend from them: a spawned child may yet map what its parent shares."""
-        border, found = [*pids], set(pids)
-        while border:
-            new = self.descendants.get(border.pop(), set()) - found
-            found |= new
-            border += new
-        return found
 
 
 def _held_by(seen: Snapshot, held: Collection[tuple[int, End]]) -> set[tuple[int, int]]:

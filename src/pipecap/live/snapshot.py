@@ -126,10 +126,10 @@ class Snapshot:
         """Give the children of a process."""
         return [process for process in self.processes.values() if process.ppid == pid]
 
-    def tree(self, pid: int) -> set[int]:
-        """Give a process and its descendants."""
-        found = {pid}
-        border = [pid]
+    def tree(self, *pids: int) -> set[int]:
+        """Give processes and their descendants."""
+        found = {*pids}
+        border = [*pids]
         by_parent: defaultdict[int, list[int]] = defaultdict(list)
         for process in self.processes.values():
             by_parent[process.ppid].append(process.pid)

@@ -7,11 +7,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 from pipecap.errors import InvalidSize
-from pipecap.live import diagnosis, evidence, stacks, telling
+from pipecap.live import diagnosis, evidence, telling
 from pipecap.live.diagnosis import WINDOW, Diagnosis, Finding
+from pipecap.live.stacks import own_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,18 +169,7 @@ def diagnose_self(*, window: float = WINDOW, stacks: bool = False) -> Diagnosis:
     me = os.getpid()
     seen = evidence.gather(window=window, ignored=frozenset({*_lookers, threading.get_native_id()}))
     found = diagnosis.judge(seen, seen.now.tree(me), me)
-    return diagnosis.with_lines(found) if stacks else _with_own_lines(found)
-
-
-def _with_own_lines(found: Diagnosis) -> Diagnosis:
-    """Add the Python lines of this process alone, which take no other program."""
-    if not found.findings:
-        return found
-    lines = stacks.own_lines()
-    return replace(
-        found,
-        findings=tuple(
-            replace(each, parties=tuple(replace(party, line=lines.get(party.tid)) for party in each.parties))
-            for each in found.findings
-        ),
-    )
+    if stacks:
+        return diagnosis.with_stacks(found)
+    # The lines of this process alone take no other program.
+    return diagnosis.with_lines(found, own_lines()) if found.findings else found
