@@ -12,6 +12,7 @@ from cffi import FFI
 HERE = Path(__file__).parent
 # setuptools wants paths relative to setup.py; they end up in the sdist's manifest.
 RELATIVE = os.path.relpath(HERE)
+SOURCES = ("pipe", "probe", "headroom", "end", "receive", "send", "lock", "counters", "queue")
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 ffi = FFI()
@@ -19,8 +20,8 @@ ffi.cdef((HERE / "pipecap.h").read_text())
 ffi.set_source(
     "pipecap._native",
     '#include <stddef.h>\n#include <stdint.h>\n#include "pipecap.h"\n',
-    sources=[f"{RELATIVE}/{name}.c" for name in ("pipecap", "headroom", "frames", "shared", "queue")],
+    sources=[f"{RELATIVE}/{name}.c" for name in SOURCES],
     include_dirs=[RELATIVE],
-    depends=[f"{RELATIVE}/pipecap.h", f"{RELATIVE}/clock.h", f"{RELATIVE}/frames.h", f"{RELATIVE}/build.py"],
+    depends=[f"{RELATIVE}/{name}" for name in ("pipecap.h", "internal.h", "build.py")],
     py_limited_api=LIMITED_API,
 )

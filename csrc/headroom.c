@@ -9,8 +9,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#include "clock.h"
-#include "pipecap.h"
+#include "internal.h"
 
 /* Scratch pipes one headroom run may hold, one descriptor each. A caller's RLIMIT_NOFILE is often 1024, and its other
  * threads want some. With 4 KiB pages 64 reach the default quota; with 64 KiB pages 1024 would. */

@@ -1,6 +1,8 @@
 /* The C surface of pipecap. Read twice: by the compiler, and by cffi as its cdef; so no preprocessor lines here.
  * Every function takes descriptors, returns a result >= 0 or -errno. */
 
+/* ---- pipe.c: what the kernel says about one pipe ---- */
+
 /* 1 when this build can ask the kernel for a pipe's capacity (F_GETPIPE_SZ), else 0. */
 int pipecap_has_pipe_size(void);
 
@@ -10,15 +12,13 @@ int64_t pipecap_capacity(int fd);
 /* Set a pipe's capacity (F_SETPIPE_SZ); gives the capacity the kernel granted. -EINVAL above 2 GiB. */
 int64_t pipecap_resize(int fd, uint64_t size);
 
-/* 1 for a pipe from pipe(2), 0 for a FIFO with a name. Also through an O_PATH descriptor. -ENOTSUP where the system
- * does not tell. */
-int pipecap_is_anonymous(int fd);
-
 /* Unread bytes in a pipe, from either end (FIONREAD). */
 int64_t pipecap_unread(int fd);
 
 /* 1 when the pipe has no free slot, 0 when it has one. Takes a write end: poll(2) says POLLOUT of nothing else. */
 int pipecap_full(int fd);
+
+/* ---- probe.c: the fill probe ---- */
 
 /* What a fill probe found. */
 struct pipecap_fill {
@@ -32,6 +32,8 @@ struct pipecap_fill {
  * refused or cut short. The descriptor must be O_NONBLOCK already (-EINVAL): this never sets a flag. */
 int pipecap_fill(int fd, const size_t *sizes, size_t count, struct pipecap_fill *result);
 
+/* ---- headroom.c: the quota of pipe pages ---- */
+
 /* What growing scratch pipes found. */
 struct pipecap_headroom {
     uint64_t pages;      /* pages granted and given back */
@@ -44,7 +46,7 @@ struct pipecap_headroom {
  * more or deadline_ns have passed, then give all back. */
 int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_headroom *result);
 
-/* ---- frames.c: multiprocessing's wire format ---- */
+/* ---- what end.c to queue.c share ---- */
 
 /* What a call gives besides 0 and -errno. */
 enum pipecap_outcome {
@@ -57,6 +59,12 @@ enum pipecap_outcome {
     PIPECAP_LARGE_BYTES = -1007  /* the frame that begins is one pickled bytes object: see pipecap_get_body() */
 };
 
+/* ---- end.c: one end of a pipe ---- */
+
+/* 1 for a pipe from pipe(2), 0 for a FIFO with a name. Also through an O_PATH descriptor. -ENOTSUP where the system
+ * does not tell. */
+int pipecap_is_anonymous(int fd);
+
 /* A descriptor that one thread may close while others wait in it: whoever leaves last really closes it, so its number
  * is never another file's under a call that still runs. */
 struct pipecap_end {
@@ -67,6 +75,11 @@ struct pipecap_end {
 
 /* 0, or -EBADF where it was closed before. */
 int pipecap_end_close(struct pipecap_end *end);
+
+/* Wait until something can be read, at most until `deadline` (see below): 1, 0 at the deadline, -errno. */
+int pipecap_readable(struct pipecap_end *end, int64_t deadline);
+
+/* ---- receive.c: frames of multiprocessing's wire format on their way in ---- */
 
 /* Frames on their way in. All zeros at first; data is malloc'ed and reused from frame to frame. */
 struct pipecap_incoming {
@@ -99,6 +112,11 @@ int64_t pipecap_receive_now(struct pipecap_end *end, struct pipecap_incoming *in
  * -EINTR or -EAGAIN call again: what came so far is kept. A header that claims more than `longest` bytes is an outcome
  * before memory is taken. */
 int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest);
+
+/* Bring what is in `body` to the rest of the frame: then it is one like any other, half or whole. 0 or -ENOMEM. */
+int pipecap_keep_body(struct pipecap_incoming *incoming, const uint8_t *body);
+
+/* ---- send.c: frames on their way out ---- */
 
 /* Most bytes of one write(2) to a pipe. Its reader and writer never overlap within one write: by small ones they work
  * side by side. */
@@ -133,10 +151,7 @@ int pipecap_send(struct pipecap_end *end, struct pipecap_outgoing *outgoing);
 /* Write one frame by one writev(2): bytes written, header included, perhaps fewer than all; or -errno. */
 int64_t pipecap_send_once(struct pipecap_end *end, const char *data, size_t size);
 
-/* Wait until something can be read, at most until `deadline` (see below): 1, 0 at the deadline, -errno. */
-int pipecap_readable(struct pipecap_end *end, int64_t deadline);
-
-/* ---- shared.c: what the processes of a queue share, without a name ---- */
+/* ---- lock.c: what the processes of a queue share, without a name, and the locks in it ---- */
 
 /* The pid of a process of another PID namespace: never told dead. */
 enum { PIPECAP_SOMEBODY = 0x7fffffff };
@@ -165,6 +180,15 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
 /* 0, or -EPERM when it was not locked. */
 int pipecap_unlock(struct pipecap_shared *shared, int reading);
 
+/* Whether a process has ended, reaped or not; 0 also where that cannot be told. */
+int pipecap_has_ended(uint32_t pid);
+/* Free the write lock if its holder died and all that it wrote was read: 1 if it did, else 0. `amid_frame`: of the frame
+ * that the caller reads, under the read lock; else a frame that it left half written keeps the lock until a reader finds
+ * that. */
+int pipecap_free_abandoned(struct pipecap_shared *shared, int fd, uint32_t pid, int amid_frame);
+
+/* ---- counters.c: the slots and the tasks of a queue ---- */
+
 /* Take slots, at least one and at most `most`, all that are free: how many, or -ETIMEDOUT, -EINTR. Give some back: 0, or
  * -EINVAL for more than `most` in all. */
 int64_t pipecap_take_slots(struct pipecap_shared *shared, uint32_t most, int64_t deadline);
@@ -174,13 +198,6 @@ int pipecap_give_slots(struct pipecap_shared *shared, uint32_t count, uint32_t m
 void pipecap_add_unfinished(struct pipecap_shared *shared, uint32_t count);
 int pipecap_task_done(struct pipecap_shared *shared, uint32_t count);
 int pipecap_all_done(struct pipecap_shared *shared, int64_t deadline);
-
-/* Whether a process has ended, reaped or not; 0 also where that cannot be told. */
-int pipecap_has_ended(uint32_t pid);
-/* Free the write lock if its holder died and all that it wrote was read: 1 if it did, else 0. `amid_frame`: of the frame
- * that the caller reads, under the read lock; else a frame that it left half written keeps the lock until a reader finds
- * that. */
-int pipecap_free_abandoned(struct pipecap_shared *shared, int fd, uint32_t pid, int amid_frame);
 
 /* ---- queue.c: frames through a pipe that several processes share ---- */
 
@@ -232,6 +249,3 @@ int64_t pipecap_get(
  * incoming->data, behind its head. After -EINTR call again. -EINVAL where no such frame is under way, or it is not one of
  * `size` bytes. */
 int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body, size_t size);
-
-/* Bring what is in `body` to the rest of the frame: then it is one like any other, half or whole. 0 or -ENOMEM. */
-int pipecap_keep_body(struct pipecap_incoming *incoming, const uint8_t *body);

@@ -9,8 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "clock.h"
-#include "frames.h"
+#include "internal.h"
 
 #define READING 1
 #define WRITING 0

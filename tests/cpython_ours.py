@@ -11,7 +11,7 @@ from collections import Counter
 from multiprocessing import connection, context
 from typing import Any
 
-from pipecap.queues import transport
+from pipecap.queues.connection import Connection, one_way, two_way
 from pipecap.queues.context import Context, get_context
 
 NAMES = ("Queue", "JoinableQueue", "SimpleQueue", "Pipe")
@@ -36,7 +36,7 @@ def put_in_place() -> None:
         contexts._concrete_contexts[method] = get_context(method)
     default = contexts._default_context
     default._default_context = default.get_context(default._default_context.get_start_method())
-    connections.Connection = transport.Connection
+    connections.Connection = Connection
     connections.Pipe = _pipe
 
 
@@ -56,7 +56,7 @@ def _delegated(name: str) -> Any:
 
 
 def _pipe(duplex: bool = True) -> Any:
-    return transport.two_way() if duplex else transport.one_way("auto")
+    return two_way() if duplex else one_way("auto")
 
 
 put_in_place()

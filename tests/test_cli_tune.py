@@ -63,7 +63,7 @@ def test_a_plot_is_a_picture(tmp_path: Path) -> None:
 
 def test_matplotlib_is_loaded_only_to_draw() -> None:
     answer = pipecap_command("tune", "100", *QUICK, env={**ENVIRONMENT, "PYTHONPROFILEIMPORTTIME": "1"})
-    assert "pipecap.queues.tuning" in answer.stderr
+    assert "pipecap.tuning.sweep" in answer.stderr
     assert "matplotlib" not in answer.stderr
 
 

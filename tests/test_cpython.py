@@ -70,7 +70,7 @@ def test_cpythons_own_tests_pass(request: pytest.FixtureRequest, tmp_path: Path,
 
     # The proof that it was our classes that were tested: in the runner, its child, and a Python without environment.
     places = {where: set(classes.values()) for where, classes in report["evidence"].items()}
-    ours = {"pipecap.queues.queue", "pipecap.queues.transport"}
+    ours = {"pipecap.queues.queue", "pipecap.queues.connection"}
     theirs = {"multiprocessing.queues", "multiprocessing.connection"}
     assert places == dict.fromkeys(("runner", "child", "python -I"), theirs if stock else ours)
     assert stock or (report["made"]["Pipe"] and report["made"]["SimpleQueue"]), report["made"]

@@ -33,9 +33,9 @@ from scenes import wait_until_asleep_in
 import pipecap
 from pipecap._native import ffi, lib
 from pipecap.kernel.limits import PAGE_SIZE
-from pipecap.queues import feeder, frames, pipe, queue
-from pipecap.queues.feeder import Feeder
-from pipecap.queues.transport import one_way
+from pipecap.queues import buffers, pickling, queue, receiver, sender
+from pipecap.queues.connection import one_way
+from pipecap.queues.sender import Sender
 
 MIB = 1 << 20
 CAPACITY = 65_536
@@ -152,7 +152,7 @@ def frame(payload: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("code", "items"),
-    [(feeder.put_three_now.__code__, "c"), (Feeder._is_taken_on.__code__, "bc")],
+    [(sender.put_three_now.__code__, "c"), (Sender._is_taken_on.__code__, "bc")],
     ids=["before it begins", "when it is half sent"],
 )
 @pytest.mark.parametrize("stale", [True, False])
@@ -162,7 +162,7 @@ def test_a_put_that_was_interrupted_goes_on_as_far_as_it_came_itself(stale: bool
     if stale:
         made.put(b"a" * LARGE)
         assert get(made) == b"a" * LARGE
-        wait_until(lambda: not made._feeder._waiting)
+        wait_until(lambda: not made._sender._waiting)
     assert interrupted(lambda: made.put(b"b" * LARGE), beginning(code))
     putting = Thread(lambda: made.put(b"c" * LARGE))
     for item in items:
@@ -268,7 +268,7 @@ def test_puts_through_a_storm_of_signals_leave_no_lock_behind(kind: str) -> None
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 except Interrupt:
                     ints += 1
-                    half = made._feeder._waiting if kind == "Queue" else made._half_sent
+                    half = made._sender._waiting if kind == "Queue" else made._half_sent
                     assert holder(shared.writing) != os.getpid() or half or not shared.writing
         Thread(lambda: made.put(None)).result()
         assert child.result() > 0
@@ -302,7 +302,7 @@ def test_threads_that_put_at_once_do_not_go_on_with_each_other_s_items(kind: str
 def test_a_frame_of_the_pages_of_the_pipe_fits(place: int, short_of_pages: int) -> None:
     """Wherever its source lies in a page, though a first write that is a little shorter would be copied faster."""
     made = small.SimpleQueue()
-    size = CAPACITY - short_of_pages - frames.HEADER - 7 - 2
+    size = CAPACITY - short_of_pages - buffers.HEADER - 7 - 2
     with mmap.mmap(-1, 2 * CAPACITY) as source, ffi.from_buffer("char[]", source) as body:
         progress = ffi.new("struct pipecap_progress *")
         result = lib.pipecap_put_three_now(made._write_port, b"h" * 7, 7, body + place, size, b"tt", 2, progress)
@@ -326,13 +326,13 @@ def protocol_5(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in Python 3.14, whose default it is: it hands over buffers as they are."""
 
     def new_pickler() -> tuple[ForkingPickler, Any]:
-        pieces = frames._Pieces()
+        pieces = pickling._Pieces()
         pickler = ForkingPickler(pieces, 5)
-        pickler.dispatch_table = frames._Reducers()
+        pickler.dispatch_table = pickling._Reducers()
         return pickler, pieces
 
-    monkeypatch.setattr(frames, "_new_pickler", new_pickler)
-    monkeypatch.setattr(frames, "_picklers", [])
+    monkeypatch.setattr(pickling, "_new_pickler", new_pickler)
+    monkeypatch.setattr(pickling, "_picklers", [])
 
 
 @pytest.mark.usefixtures("protocol_5")
@@ -475,8 +475,8 @@ def test_an_unpickler_that_asks_in_pieces_gets_no_more_than_it_asks_for(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = getattr(fork, kind)()
-    monkeypatch.setattr(pipe, "_large", pipe._large)
-    monkeypatch.setattr(pipe, "pickle", SimpleNamespace(Unpickler=_Chunked, loads=pickle.loads))
+    monkeypatch.setattr(receiver, "_large", receiver._large)
+    monkeypatch.setattr(receiver, "pickle", SimpleNamespace(Unpickler=_Chunked, loads=pickle.loads))
     items = [bytes(range(200)) * (20 * MIB // 1000), bytes(MIB), b"x" * LARGE]
     putting = Thread(lambda: [made.put(item) for item in items])
     for item in items:
@@ -517,7 +517,7 @@ def test_a_queue_closed_amid_an_item_is_told_to_the_other_readers(wrap: Callable
         os.write(made._writer.fileno(), wire[: LARGE // 10])
         getting = Thread(made.get)
         wait_until_in("poll", os.getpid(), getting.native_id)
-        made._feeder._used = True  # as after a put: close() then closes both ends
+        made._sender._used = True  # as after a put: close() then closes both ends
         made.close()
         with pytest.raises(OSError, match="handle is closed"):
             getting.result()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecap._native import ffi, lib
-from pipecap.queues.frames import Outgoing
+from pipecap.queues.buffers import Outgoing
 from pipecap.queues.shared import MOST_SLOTS, Shared
 
 MIB = 1 << 20

@@ -29,6 +29,7 @@ from scenes import DEADLINE, wait_until_asleep_in
 
 import pipecap
 from pipecap.kernel.limits import PAGE_SIZE
+from pipecap.queues import exit_guard
 
 METHODS = ["fork", "spawn", "forkserver"]
 KINDS = ["Queue", "JoinableQueue", "SimpleQueue"]
@@ -412,7 +413,7 @@ def test_discard_drops_what_was_not_sent_and_says_how_much(start: Callable[..., 
         writer.send((dropped.items, dropped.size, dropped.cut_short))
 
     child = start(give_up)
-    assert reader.recv() == (1, len(pipecap.queues.frames.pickled(b"y" * 1_000)), True)
+    assert reader.recv() == (1, len(pipecap.queues.pickling.pickled(b"y" * 1_000)), True)
     assert ended(child) == 0
     with pytest.raises(pipecap.TruncatedItem):
         queue.get()
@@ -534,7 +535,7 @@ def test_over_the_quota_queues_work_and_say_why_they_cannot_grow() -> None:
             queue = fork.Queue()
             sizes = [queue_round(queue, size) for size in (10, 5_000, 10)]
             queue.put(b"x" * 100_000)  # more than its two pages: the feeder has the rest
-            return sizes, queue._feeder._pipe_now()
+            return sizes, exit_guard.pipe_now(queue._writer)
 
     sizes, said = unprivileged(poor)
     assert sizes == [10, 5_000, 10]

@@ -18,8 +18,8 @@ from children import DEADLINE, Child, Thread, and_stay, forked, place, state, wa
 
 from pipecap import BadFrame
 from pipecap._native import lib
+from pipecap.queues.connection import deadline_of, one_way
 from pipecap.queues.shared import MOST_SLOTS, Shared, SharedLock
-from pipecap.queues.transport import deadline_of, one_way
 
 READING, WRITING = 1, 0
 NOW, FOR_EVER = 0, -1

@@ -44,21 +44,21 @@ if TYPE_CHECKING:
     from pipecap.live.rescue import rescue as rescue
     from pipecap.live.watch import Watch as Watch
     from pipecap.live.watch import watch as watch
-    from pipecap.queues.advice import Recommendation as Recommendation
-    from pipecap.queues.advice import recommend as recommend
     from pipecap.queues.context import Context as Context
     from pipecap.queues.context import get_context as get_context
     from pipecap.queues.drain import drain as drain
     from pipecap.queues.drain import join as join
     from pipecap.queues.feeder import Discarded as Discarded
-    from pipecap.queues.tuning import Cell as Cell
-    from pipecap.queues.tuning import Sweep as Sweep
-    from pipecap.queues.tuning import tune as tune
     from pipecap.targets import capacity as capacity
     from pipecap.targets import pipes_of as pipes_of
     from pipecap.targets import resize as resize
     from pipecap.targets import state as state
     from pipecap.targets import unread as unread
+    from pipecap.tuning.recommendation import Recommendation as Recommendation
+    from pipecap.tuning.recommendation import recommend as recommend
+    from pipecap.tuning.sweep import Cell as Cell
+    from pipecap.tuning.sweep import Sweep as Sweep
+    from pipecap.tuning.sweep import tune as tune
 
     __version__ = version.VERSION
 
@@ -76,11 +76,11 @@ _HOMES = {
     "pipecap.live.listing": "LivePipe list_pipes",
     "pipecap.live.rescue": "Rescue rescue",
     "pipecap.live.watch": "Watch watch",
-    "pipecap.queues.advice": "Recommendation recommend",
+    "pipecap.tuning.recommendation": "Recommendation recommend",
     "pipecap.queues.context": "Context get_context",
     "pipecap.queues.drain": "drain join",
     "pipecap.queues.feeder": "Discarded",
-    "pipecap.queues.tuning": "Cell Sweep tune",
+    "pipecap.tuning.sweep": "Cell Sweep tune",
     "pipecap.targets": "capacity pipes_of resize state unread",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

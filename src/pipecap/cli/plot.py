@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipecap.errors import Unsupported
-from pipecap.queues.advice import Choice, Recommendation, size_text
-from pipecap.queues.grid import PIPECAP, STOCK
-from pipecap.queues.tuning import Cell, Sweep
+from pipecap.tuning.grid import PIPECAP, STOCK
+from pipecap.tuning.recommendation import Choice, Recommendation, size_text
+from pipecap.tuning.sweep import Cell, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

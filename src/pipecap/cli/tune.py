@@ -13,14 +13,14 @@ from pipecap.cli.fit import literal
 from pipecap.cli.render import Block, Line, Table, answer, bar
 from pipecap.cli.trouble import say
 from pipecap.kernel.fit import pickled_size
-from pipecap.queues.advice import Choice, Recommendation, megabytes, recommend, size_text
-from pipecap.queues.grid import PIPECAP, STOCK
-from pipecap.queues.tuning import Sweep, tune
 from pipecap.results import Result
+from pipecap.tuning.grid import PIPECAP, STOCK
+from pipecap.tuning.recommendation import Choice, Recommendation, megabytes, recommend, size_text
+from pipecap.tuning.sweep import Sweep, tune
 
 TYPE_CHECKING = False  # typing takes 2 ms to load
 if TYPE_CHECKING:
-    from pipecap.queues.tuning import Progress
+    from pipecap.tuning.sweep import Progress
 
 SUFFIXES = (".png", ".svg")
 _SECONDS = 12.0

@@ -27,7 +27,7 @@ _TIMEOUT = 5.0  # for one process; py-spy takes some 0.1 s
 _PATIENCE = 15.0  # for all of them
 _ENDED = "it ended before its Python lines were read"
 _STDLIB = re.compile(r"/lib(64)?/python3\.\d+t?/(?!(site|dist)-packages/)|/python3\d+\.zip/|^<frozen |/pipecap/")
-_PLUMBING = ("threading.py", "connection.py", "transport.py", "selectors.py", "synchronize.py")
+_PLUMBING = ("threading.py", "connection.py", "selectors.py", "synchronize.py")
 
 Frame = tuple[str, int, str]  # file, line, function
 

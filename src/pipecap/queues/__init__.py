@@ -1,1 +1,1 @@
-"""Our side of a queue, in this process: a faster Connection, elastic queues, draining, tuning."""
+"""Our side of a queue, in this process: a faster Connection, elastic queues, draining."""

@@ -7,9 +7,9 @@ from multiprocessing import context
 from typing import Any
 
 from pipecap.kernel.sizes import parse_size
-from pipecap.queues import transport
+from pipecap.queues import connection
+from pipecap.queues.connection import Connection
 from pipecap.queues.queue import JoinableQueue, Queue, SimpleQueue
-from pipecap.queues.transport import Connection
 
 
 class Context(context.BaseContext):
@@ -42,7 +42,7 @@ class Context(context.BaseContext):
 
     def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
         """Make two connected Connections: a socketpair; or, not duplex, a pipe of the context's capacity."""
-        return transport.two_way() if duplex else transport.one_way(self.capacity)
+        return connection.two_way() if duplex else connection.one_way(self.capacity)
 
 
 class ForkContext(Context, context.ForkContext):

@@ -14,11 +14,10 @@ from multiprocessing import connection, process
 from queue import Empty
 from typing import Any, Protocol
 
-from pipecap._native import ffi, lib
 from pipecap.errors import BadFrame, DrainTimeout, TruncatedItem
-from pipecap.queues import frames
+from pipecap.queues import buffers, native, pickling
+from pipecap.queues.connection import deadline_of, failure
 from pipecap.queues.queue import Queue, SimpleQueue
-from pipecap.queues.transport import deadline_of, failure
 from pipecap.targets import QueueParts, queue_parts
 
 # How long nothing may move before a lock is taken to be held by a process that died: only where the lock itself cannot
@@ -66,7 +65,7 @@ class _OwnSource:
 
     def free_locks(self, *, died: bool, all_gone: bool) -> None:
         shared = self._queue._shared
-        lib.pipecap_free_abandoned(shared.struct, self.reader.fileno(), shared.me, False)
+        native.free_abandoned(shared.struct, self.reader.fileno(), shared.me, False)
 
     def finish(self) -> list[Any]:
         queue = self._queue
@@ -85,8 +84,8 @@ class _StockSource:
     def __init__(self, parts: QueueParts) -> None:
         self.reader = parts.reader
         self._parts = parts
-        self._end = ffi.new("struct pipecap_end *", {"fd": parts.reader.fileno()})
-        self._incoming = frames.take()
+        self._end = native.new("struct pipecap_end *", {"fd": parts.reader.fileno()})
+        self._incoming = buffers.take()
         self.locked = False
         self._quiet_since: float | None = None
 
@@ -95,17 +94,17 @@ class _StockSource:
             if not self._parts.read_lock.acquire(block=False):
                 raise Empty
             self.locked = True
-        size = lib.pipecap_receive_now(self._end, self._incoming.struct, frames.LONGEST)
-        if size in (-errno.EAGAIN, -errno.EINTR, lib.PIPECAP_END_OF_FILE) and self._incoming.amid_frame:
+        size = native.receive_now(self._end, self._incoming.struct, buffers.LONGEST)
+        if size in (-errno.EAGAIN, -errno.EINTR, native.END_OF_FILE) and self._incoming.amid_frame:
             raise Empty  # the lock stays: the rest is ours
         self._release()
         if size < 0:
-            if size in (-errno.EAGAIN, -errno.EINTR, lib.PIPECAP_END_OF_FILE):
+            if size in (-errno.EAGAIN, -errno.EINTR, native.END_OF_FILE):
                 raise Empty
             raise failure(size)
         self._quiet_since = None
         self._give_slot()
-        return frames.loads(self._incoming.payload(size))
+        return pickling.loads(self._incoming.payload(size))
 
     def _release(self) -> None:
         if self.locked:
@@ -143,7 +142,7 @@ class _StockSource:
         """Give up an item of which no more will come; the stream is between two items, as its writer died."""
         self._quiet_since = None
         if self._incoming.amid_frame:
-            self._incoming = frames.take()
+            self._incoming = buffers.take()
             self._release()
             self._give_slot()
             self._cut_short = True

@@ -11,23 +11,23 @@ from multiprocessing.context import BaseContext
 from queue import Full
 from typing import Any
 
-from pipecap._native import ffi, lib
 from pipecap.errors import NotPicklable
-from pipecap.queues import frames
-from pipecap.queues.feeder import Discarded, Feeder, put_three_now
-from pipecap.queues.frames import Outgoing
-from pipecap.queues.pipe import SharedPipe
+from pipecap.queues import buffers, native, pickling
+from pipecap.queues.buffers import Outgoing
+from pipecap.queues.connection import deadline_of, failure
+from pipecap.queues.feeder import Discarded
+from pipecap.queues.receiver import SharedPipe
+from pipecap.queues.sender import Sender, put_three_now
 from pipecap.queues.shared import MOST_SLOTS, retried
-from pipecap.queues.transport import deadline_of, failure
 
 _AGAIN = -errno.EINTR
 _FOR_EVER = -1
 
 
-def _all_pickled(objects: Sequence[object]) -> list[frames.Payload]:
-    payloads: list[frames.Payload] = []
+def _all_pickled(objects: Sequence[object]) -> list[pickling.Payload]:
+    payloads: list[pickling.Payload] = []
     try:
-        frames.pickle_all(objects, payloads)
+        pickling.pickle_all(objects, payloads)
     except Exception as error:  # pickling runs the objects' own code, which may raise anything
         if len(payloads) == len(objects):
             raise  # out of a signal handler, when all was done
@@ -76,7 +76,7 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
         """Begin anew in this process: what another one has put is sent by that one."""
         self._closed = False
         self._half_received = []
-        self._feeder = Feeder(
+        self._sender = Sender(
             self._reader,
             self._writer,
             self._shared,
@@ -84,8 +84,8 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
             exit_warning=self._exit_warning,
             joinable=self._joinable,
         )
-        self._feeder.ignore_epipe = self._ignore_epipe
-        self._finish = util.Finalize(self, self._feeder.finish, exitpriority=10)
+        self._sender.ignore_epipe = self._ignore_epipe
+        self._finish = util.Finalize(self, self._sender.finish, exitpriority=10)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -96,13 +96,13 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
         try:
-            payload = frames.pickled(obj)
+            payload = pickling.pickled(obj)
         except Exception as error:  # pickling runs the object's own code, which may raise anything
             raise NotPicklable(type(obj).__name__, error) from error
-        if self._feeder.put(payload):
+        if self._sender.put(payload):
             return
         deadline = deadline_of(timeout) if block else 0
-        while not self._feeder.put(payload):
+        while not self._sender.put(payload):
             if not self._shared.wait_for_slot(deadline):
                 raise Full
 
@@ -122,7 +122,7 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
                 full = Full()
                 full.put = done  # type: ignore[attr-defined] # told in the docstring
                 raise full
-            self._feeder.put_many(payloads[done : done + count])
+            self._sender.put_many(payloads[done : done + count])
             done += count
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -143,12 +143,12 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
                 while len(left) < max_items:
                     left.append(self._left.pop())
             if left:
-                return frames.receive_all(left)
+                return pickling.receive_all(left)
         incoming, _ = self._receive(deadline_of(timeout), max_items)
         try:
-            return frames.receive_all(incoming.payloads())
+            return pickling.receive_all(incoming.payloads())
         finally:
-            frames.give(incoming)
+            buffers.give(incoming)
 
     def qsize(self) -> int:
         """Items put and not got yet, of all processes; those that wait in feeders count."""
@@ -165,18 +165,18 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
     def close(self, *, discard: bool = False) -> Discarded | None:  # type: ignore[override] # tells what it dropped
         """Put no more from this process; what waits is still sent. `discard` drops it instead and gives what it was."""
         self._closed = True
-        dropped = self._feeder.discard() if discard else None
+        dropped = self._sender.discard() if discard else None
         self._finish()
         return dropped
 
     def join_thread(self) -> None:
         """Wait until all that was put here is in the pipe; only after close()."""
         assert self._closed, f"Queue {self!r} not closed"
-        self._feeder.join()
+        self._sender.join()
 
     def cancel_join_thread(self) -> None:
         """Let this process exit without waiting until all is in the pipe: what is not is lost."""
-        self._feeder.cancel_join()
+        self._sender.cancel_join()
 
 
 class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # the same
@@ -186,12 +186,12 @@ class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # th
 
     def task_done(self) -> None:
         """Say that an item got before is dealt with; ValueError when said more often than items were put."""
-        if lib.pipecap_task_done(self._shared.struct, 1) < 0:
+        if native.task_done(self._shared.struct, 1) < 0:
             raise ValueError("task_done() called too many times")
 
     def join(self) -> None:
         """Wait until task_done() was called for every item that was put."""
-        result = retried(lib.pipecap_all_done, self._shared.struct, _FOR_EVER)
+        result = retried(native.all_done, self._shared.struct, _FOR_EVER)
         if result < 0:
             raise failure(result)
 
@@ -227,7 +227,7 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
     def put(self, obj: object) -> None:
         """Put an item, waiting until all of it is in the pipe; raises NotPicklable, BrokenPipeError."""
         try:
-            payload = frames.pickled(obj)
+            payload = pickling.pickled(obj)
         except Exception as error:
             raise NotPicklable(type(obj).__name__, error) from error
         with self._mutex:
@@ -238,7 +238,7 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
                 result = self._put_now(payload)
                 if result == 0:
                     return
-                if result != lib.PIPECAP_WOULD_WAIT:
+                if result != native.WOULD_WAIT:
                     raise failure(result)
                 if not half_sent:
                     half_sent.append(self._rest(payload, 0))
@@ -246,10 +246,10 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
 
     def _put_now(self, payload: bytes | tuple[bytes, bytes, bytes]) -> int:
         """Put an item as far as it goes without waiting; its rest, if it is half sent, becomes first in line."""
-        progress = ffi.new("struct pipecap_progress *")
+        progress = native.new("struct pipecap_progress *")
         try:
             if isinstance(payload, bytes):
-                result = lib.pipecap_put_one_now(self._write_port, payload, len(payload), progress)
+                result = native.put_one_now(self._write_port, payload, len(payload), progress)
             else:
                 result = put_three_now(self._write_port, payload, progress)
             if result and progress.sent:
@@ -260,8 +260,8 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
             raise
         return result
 
-    def _rest(self, payload: frames.Payload, sent: int) -> Outgoing:
-        outgoing = self._writer.outgoing(frames.pieces_of(payload), [frames.size_of(payload)])
+    def _rest(self, payload: pickling.Payload, sent: int) -> Outgoing:
+        outgoing = self._writer.outgoing(pickling.pieces_of(payload), [pickling.size_of(payload)])
         if sent:
             outgoing.skip(sent)
         return outgoing
@@ -274,7 +274,7 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
             result = 0 if outgoing.done else _AGAIN
             try:
                 while result == _AGAIN:
-                    result = lib.pipecap_put(self._write_port, outgoing.struct)
+                    result = native.put(self._write_port, outgoing.struct)
             except BaseException:
                 if not outgoing.sent:
                     half_sent.remove(outgoing)

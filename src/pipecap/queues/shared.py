@@ -15,9 +15,9 @@ from collections.abc import Callable
 from multiprocessing import reduction
 from typing import Any
 
-from pipecap._native import ffi, lib
 from pipecap.errors import Unsupported
-from pipecap.queues.transport import deadline_of, failure
+from pipecap.queues import native
+from pipecap.queues.connection import deadline_of, failure
 
 # "Unlimited", as SEM_VALUE_MAX of the standard library.
 MOST_SLOTS = 2**31 - 1
@@ -42,7 +42,7 @@ class Shared:
     """
 
     def __init__(self, slots: int, fd: int | None = None, namespace: int | None = None) -> None:
-        size = ffi.sizeof("struct pipecap_shared")
+        size = native.sizeof("struct pipecap_shared")
         if fd is None:
             if not hasattr(os, "memfd_create"):
                 raise Unsupported("queues share memory by memfd_create(2)", hint="this takes Linux 3.17 or later")
@@ -52,7 +52,7 @@ class Shared:
         if namespace is None:
             os.ftruncate(fd, size)
         self._map = mmap.mmap(fd, size)
-        self.struct = ffi.cast("struct pipecap_shared *", ffi.from_buffer(self._map))
+        self.struct = native.cast("struct pipecap_shared *", native.from_buffer(self._map))
         if namespace is None:
             self.struct.slots = slots
         self.slots = slots
@@ -62,13 +62,13 @@ class Shared:
 
     def refresh(self) -> None:
         """Take this process's name: at the start, and in the child of a fork."""
-        self.me = os.getpid() if _pid_namespace() == self._namespace else lib.PIPECAP_SOMEBODY
+        self.me = os.getpid() if _pid_namespace() == self._namespace else native.SOMEBODY
         for port in self._ports:
             port.pid = self.me
 
     def port(self, end: Any, *, count: bool, tasks: bool = False) -> Any:
         """Make a struct pipecap_port: one side of the queue. It lives as long as this and the `end`."""
-        port = ffi.new("struct pipecap_port *", (self.struct, end, self.me, self.slots if count else 0, tasks))
+        port = native.new("struct pipecap_port *", (self.struct, end, self.me, self.slots if count else 0, tasks))
         self._ports.append(port)
         return port
 
@@ -82,7 +82,7 @@ class Shared:
 
     def take_slots(self, most: int, deadline: int) -> int:
         """Take the room of at most so many items, all that is free; 0 when there was none until the deadline."""
-        result = retried(lib.pipecap_take_slots, self.struct, most, deadline)
+        result = retried(native.take_slots, self.struct, most, deadline)
         if result < 0 and result != -errno.ETIMEDOUT:
             raise failure(result)
         return max(0, result)
@@ -96,7 +96,7 @@ class Shared:
 
     def give_slots(self, count: int) -> None:
         """Give back the room of items that were not sent."""
-        lib.pipecap_give_slots(self.struct, count, self.slots)
+        native.give_slots(self.struct, count, self.slots)
 
 
 def _rebuild(slots: int, fd: Any, namespace: int) -> Shared:
@@ -133,16 +133,14 @@ class SharedLock:
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take it; False when it was not to be had in time. Raises BadFrame for the read lock of a broken queue."""
         deadline = deadline_of(timeout) if block else 0
-        result = retried(
-            lib.pipecap_lock, self._shared.struct, self._writer.fd, self._reading, self._shared.me, deadline
-        )
+        result = retried(native.lock, self._shared.struct, self._writer.fd, self._reading, self._shared.me, deadline)
         if result not in (0, -errno.ETIMEDOUT):
             raise failure(result)
         return result == 0
 
     def release(self) -> None:
         """Give it back; ValueError where nobody holds it."""
-        if lib.pipecap_unlock(self._shared.struct, self._reading) < 0:
+        if native.unlock(self._shared.struct, self._reading) < 0:
             raise ValueError("lock released too many times")
 
     def __enter__(self) -> bool:

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
-from pipecap._native import ffi, lib
-from pipecap.queues import frames
-from pipecap.queues.frames import Incoming, Outgoing
+from pipecap.queues import buffers, native, pickling
+from pipecap.queues.buffers import Incoming, Outgoing
+from pipecap.queues.connection import Connection, failure, one_way
 from pipecap.queues.shared import Shared, SharedLock
-from pipecap.queues.transport import Connection, failure, one_way
 
 _AGAIN = -errno.EINTR
 _FOR_EVER = -1
@@ -84,13 +83,13 @@ class SharedPipe:
         if self._left or self._half_received:
             return self._one(deadline)
         # The common case, in the fewest steps.
-        incoming = frames.take()
+        incoming = buffers.take()
         port = self._read_port
         size = _AGAIN
         try:
             while size == _AGAIN:
-                size = lib.pipecap_get(port, incoming.struct, deadline, frames.LONGEST, 1, _large)
-            if size == lib.PIPECAP_LARGE_BYTES:
+                size = native.get(port, incoming.struct, deadline, buffers.LONGEST, 1, _large)
+            if size == native.LARGE_BYTES:
                 return self._get_large(incoming)
         except _NotAtOnce:
             size = _AGAIN
@@ -99,8 +98,8 @@ class SharedPipe:
             raise
         if size < 0:
             incoming, size = self._receive(deadline, 1, incoming, size)
-        item = frames.loads(incoming.payload(size))
-        frames.give(incoming)
+        item = pickling.loads(incoming.payload(size))
+        buffers.give(incoming)
         return item
 
     def _get_large(self, incoming: Incoming) -> Any:
@@ -109,34 +108,34 @@ class SharedPipe:
         The read lock is held meanwhile. What came of it before an exception is in `incoming`, for _keep().
         """
         struct = incoming.struct
-        rest = io.BytesIO(ffi.buffer(struct.data + frames.HEADER, lib.PIPECAP_BODY_HEAD)[:])
+        rest = io.BytesIO(native.buffer(struct.data + buffers.HEADER, native.BODY_HEAD)[:])
 
         def fill(view: memoryview) -> int:
             if not struct.body:  # filled already: the pickle has more in it after all
                 return rest.readinto(view)
-            with view, ffi.from_buffer("uint8_t[]", view) as body:
+            with view, native.from_buffer("uint8_t[]", view) as body:
                 if view.nbytes != struct.body:
                     _do_without()
                     raise _NotAtOnce
                 result = _AGAIN
                 try:
                     while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers
-                        result = lib.pipecap_get_body(self._read_port, struct, body, view.nbytes)
+                        result = native.get_body(self._read_port, struct, body, view.nbytes)
                     if result < 0:
                         raise failure(result)
                     position = rest.tell()
-                    rest.write(ffi.buffer(struct.data + frames.HEADER + position, lib.PIPECAP_BODY_TAIL))
+                    rest.write(native.buffer(struct.data + buffers.HEADER + position, native.BODY_TAIL))
                     rest.seek(position)
                     size = view.nbytes
                     struct.body = struct.frame_count = 0  # from here on it is the unpickler's
                 except BaseException:
-                    if lib.pipecap_keep_body(struct, body) < 0:
+                    if native.keep_body(struct, body) < 0:
                         self._lose(incoming)
                     raise
             return size
 
         item = pickle.Unpickler(_Source(rest, fill)).load()
-        frames.give_unused(incoming)
+        buffers.give_unused(incoming)
         return item
 
     def _lose(self, incoming: Incoming) -> None:
@@ -146,7 +145,7 @@ class SharedPipe:
         struct.frame_count = 0
         if struct.locked:
             struct.locked = 0
-            lib.pipecap_unlock(self._shared.struct, True)
+            native.unlock(self._shared.struct, True)
 
     def _one(self, deadline: int, *, may_stop: bool = False) -> Any:
         """Give the next item where some came that a get_many() was interrupted over."""
@@ -156,8 +155,8 @@ class SharedPipe:
             incoming, _ = self._receive(deadline, 1, may_stop=may_stop)
             payload, *more = [bytes(payload) for payload in incoming.payloads()]
             self._left[:0] = more[::-1]
-            frames.give(incoming)
-        return frames.loads(payload)
+            buffers.give(incoming)
+        return pickling.loads(payload)
 
     def _receive(
         self,
@@ -176,9 +175,9 @@ class SharedPipe:
         """
         try:
             if incoming is None:
-                incoming = self._half_received.pop() if self._half_received else frames.take()
+                incoming = self._half_received.pop() if self._half_received else buffers.take()
         except IndexError:  # another thread was faster
-            incoming = frames.take()
+            incoming = buffers.take()
         try:
             if (whole := incoming.whole) is not None:
                 return incoming, whole
@@ -186,7 +185,7 @@ class SharedPipe:
             while result == _AGAIN or (result == -errno.ETIMEDOUT and not may_stop and incoming.struct.locked):
                 if result != _AGAIN:
                     deadline = _FOR_EVER
-                result = lib.pipecap_get(self._read_port, incoming.struct, deadline, frames.LONGEST, max_frames, 0)
+                result = native.get(self._read_port, incoming.struct, deadline, buffers.LONGEST, max_frames, 0)
         except BaseException:
             self._keep(incoming)
             raise
@@ -204,7 +203,7 @@ class SharedPipe:
         if incoming.struct.locked or incoming.whole is not None:
             self._half_received.append(incoming)
         else:
-            frames.give_unused(incoming)
+            buffers.give_unused(incoming)
 
 
 _pipes: weakref.WeakSet[SharedPipe] = weakref.WeakSet()

@@ -9,10 +9,10 @@ from typing import Any
 
 from pipecap.kernel.fit import fit
 from pipecap.kernel.limits import Headroom
-from pipecap.queues.grid import PIPECAP, STOCK
-from pipecap.queues.stopwatch import Setting
-from pipecap.queues.tuning import Cell, Sweep, scores, tune
 from pipecap.results import Result
+from pipecap.tuning.grid import PIPECAP, STOCK
+from pipecap.tuning.stopwatch import Setting
+from pipecap.tuning.sweep import Cell, Sweep, scores, tune
 from pipecap.verdict import Advice
 
 # What a setting may lose against the best cell and still be recommended for being cheaper: more where measurements
@@ -168,7 +168,7 @@ def _code(setting: Setting, sweep: Sweep, *, fits: bool) -> str:
     if setting.side == STOCK:
         return "queue = multiprocessing.Queue()" if is_default else f"pipecap.resize(queue, {size})"
     if setting.chunk != sweep.default_chunk:
-        return f"reader, writer = pipecap.queues.transport.one_way({size}, chunk={setting.chunk})"
+        return f"reader, writer = pipecap.queues.connection.one_way({size}, chunk={setting.chunk})"
     return "ctx = pipecap.get_context()" if is_default and fits else f"ctx = pipecap.get_context(capacity={size})"
 
 

@@ -1,7 +1,7 @@
 """tune(): measure how fast items of one size move, over capacities, chunks and placements of the processes.
 
 All cells of the sweep are measured again and again in rounds, each round in a new order, so that what else the machine
-does meanwhile falls on all of them and picks no winner. What follows from a sweep is said in advice.py.
+does meanwhile falls on all of them and picks no winner. What follows from a sweep is said in recommendation.py.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pipecap.kernel.limits import PAGE_SIZE, Headroom, HostLimits
 from pipecap.kernel.probe import scratch_pipe
 from pipecap.kernel.sizes import parse_size
 from pipecap.kernel.slots import LARGEST_PIPE, round_capacity
-from pipecap.queues.grid import PIPECAP, STOCK, WHOLE, Grid
-from pipecap.queues.stopwatch import Setting, Stopwatch
-from pipecap.queues.transport import CHUNK
+from pipecap.queues.connection import CHUNK
 from pipecap.results import Result
+from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
+from pipecap.tuning.stopwatch import Setting, Stopwatch
 
 if TYPE_CHECKING:
     from typing import TypeAlias

@@ -204,7 +204,7 @@ def _command(role: str, item: int, cpu: int | None, fds: tuple[int, int]) -> lis
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     program = (
         f"import sys; sys.path[:] = {[*path, home]!a}; "
-        f"from pipecap.queues.stopwatch import work; work({role!r}, {item}, {cpu}, {fds[0]}, {fds[1]})"
+        f"from pipecap.tuning.stopwatch import work; work({role!r}, {item}, {cpu}, {fds[0]}, {fds[1]})"
     )
     return [sys.executable, "-I", "-B", "-c", program]
 
@@ -245,11 +245,11 @@ def _pin(cpus: set[int]) -> str:
 def _end(order: dict[str, Any], fd: int, *, readable: bool) -> connection.Connection[Any, Any]:
     from multiprocessing import connection
 
-    from pipecap.queues import transport
+    from pipecap.queues.connection import Connection
 
     if order["side"] == "stock":
         return connection.Connection(fd, readable=readable, writable=not readable)
-    return transport.Connection(fd, readable, not readable, chunk=order["chunk"])
+    return Connection(fd, readable, not readable, chunk=order["chunk"])
 
 
 def _produce(end: connection.Connection[Any, Any], payload: bytes, nanoseconds: int, go: int) -> int:

@@ -1,6 +1,6 @@
-/* Locks and counters in shared memory, on futex(2). Without names: they live as long as somebody maps them, so there is
- * nothing to unlink too early or to leave behind. A lock is the pid of its holder, taken by one compare-and-swap, so
- * there is no moment in which it is held and nobody knows by whom. */
+/* Locks in shared memory, on futex(2), and which processes have ended. Without names: they live as long as somebody maps
+ * them, so there is nothing to unlink too early or to leave behind. A lock is the pid of its holder, taken by one
+ * compare-and-swap, so there is no moment in which it is held and nobody knows by whom. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
@@ -12,19 +12,10 @@
 #include <linux/futex.h>
 #endif
 
-#include "clock.h"
-#include "frames.h"
+#include "internal.h"
 
 #define WAITERS (UINT32_C(1) << 31)
-#define FOR_EVER (-1)
-/* How often who waits for a lock looks whether its holder still lives. */
-#define LOOK_NS 500000000
 #define LOOKS 2
-
-static uint32_t load(const uint32_t *word)
-{
-    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
-}
 
 static int swap(uint32_t *word, uint32_t expected, uint32_t value)
 {
@@ -33,8 +24,7 @@ static int swap(uint32_t *word, uint32_t expected, uint32_t value)
 
 #ifdef __linux__
 
-/* Sleep while *word is value: 0 woken or changed, -ETIMEDOUT, -EINTR. */
-static int sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
+int pipecap_sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
 {
     struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
 
@@ -46,7 +36,7 @@ static int sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
     return -errno;
 }
 
-static void wake(uint32_t *word, int count)
+void pipecap_wake(uint32_t *word, int count)
 {
     syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
 }
@@ -74,13 +64,13 @@ int pipecap_has_ended(uint32_t pid)
 
 #else
 
-static int sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
+int pipecap_sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
 {
     (void)word, (void)value, (void)deadline;
     return -ENOSYS;
 }
 
-static void wake(uint32_t *word, int count)
+void pipecap_wake(uint32_t *word, int count)
 {
     (void)word, (void)count;
 }
@@ -91,11 +81,6 @@ int pipecap_has_ended(uint32_t pid)
 }
 
 #endif
-
-static int past(int64_t deadline)
-{
-    return deadline != FOR_EVER && (int64_t)now_ns() >= deadline;
-}
 
 /* Whether the stream is between two frames although its dead writer may have been in one: all was read, and the reader
  * is in none. */
@@ -163,7 +148,7 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
 
     while (!swap(lock, 0, mine)) {
         uint32_t value = load(lock);
-        int64_t look = (int64_t)now_ns() + LOOK_NS;
+        int64_t look = (int64_t)now_ns() + LOCK_LOOK_NS;
         int result;
 
         if (deadline == 0) {
@@ -173,7 +158,7 @@ int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_
         }
         if (!value || (!(value & WAITERS) && !swap(lock, value, value | WAITERS)))
             continue;
-        result = sleep_on(lock, value | WAITERS, deadline != FOR_EVER && deadline < look ? deadline : look);
+        result = pipecap_sleep_on(lock, value | WAITERS, deadline != FOR_EVER && deadline < look ? deadline : look);
         mine = pid | WAITERS; /* others may be waiting, too: whoever unlocks looks */
         if (result == -ETIMEDOUT && take_over(shared, reading, end_fd, pid, &quiet))
             break;
@@ -197,82 +182,6 @@ int pipecap_unlock(struct pipecap_shared *shared, int reading)
     uint32_t value = __atomic_exchange_n(lock, 0, __ATOMIC_SEQ_CST);
 
     if (value & WAITERS)
-        wake(lock, 1);
+        pipecap_wake(lock, 1);
     return value ? 0 : -EPERM;
-}
-
-int64_t pipecap_take_slots(struct pipecap_shared *shared, uint32_t most, int64_t deadline)
-{
-    int result = 0;
-
-    for (;;) {
-        uint32_t free = load(&shared->slots);
-        int64_t look;
-
-        while (free) {
-            uint32_t count = free < most ? free : most;
-
-            if (__atomic_compare_exchange_n(&shared->slots, &free, free - count, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-                return count;
-        }
-        if (deadline == 0 || result == -ETIMEDOUT)
-            return -ETIMEDOUT;
-        if (result)
-            return result;
-        /* Not for ever: who was woken for a slot may have died before it took it. */
-        look = (int64_t)now_ns() + LOOK_NS;
-        __atomic_add_fetch(&shared->slot_waiters, 1, __ATOMIC_SEQ_CST);
-        result = sleep_on(&shared->slots, 0, deadline != FOR_EVER && deadline < look ? deadline : look);
-        __atomic_sub_fetch(&shared->slot_waiters, 1, __ATOMIC_SEQ_CST);
-        if (result == -ETIMEDOUT && !past(deadline))
-            result = -EINTR; /* as if: a signal that came between two waits has its turn */
-    }
-}
-
-int pipecap_give_slots(struct pipecap_shared *shared, uint32_t count, uint32_t most)
-{
-    uint32_t free = load(&shared->slots);
-
-    do {
-        if (count > most - free)
-            return -EINVAL;
-    } while (
-        !__atomic_compare_exchange_n(&shared->slots, &free, free + count, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
-    if (load(&shared->slot_waiters))
-        wake(&shared->slots, (int)count);
-    return 0;
-}
-
-void pipecap_add_unfinished(struct pipecap_shared *shared, uint32_t count)
-{
-    __atomic_add_fetch(&shared->unfinished, count, __ATOMIC_SEQ_CST);
-}
-
-int pipecap_task_done(struct pipecap_shared *shared, uint32_t count)
-{
-    uint32_t left = load(&shared->unfinished);
-
-    do {
-        if (left < count)
-            return -EINVAL;
-    } while (
-        !__atomic_compare_exchange_n(&shared->unfinished, &left, left - count, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
-    if (left == count) {
-        __atomic_add_fetch(&shared->all_done, 1, __ATOMIC_SEQ_CST);
-        wake(&shared->all_done, INT32_MAX);
-    }
-    return 0;
-}
-
-int pipecap_all_done(struct pipecap_shared *shared, int64_t deadline)
-{
-    uint32_t before = load(&shared->all_done);
-
-    while (load(&shared->unfinished) && load(&shared->all_done) == before) {
-        int result = sleep_on(&shared->all_done, before, deadline);
-
-        if (result)
-            return result;
-    }
-    return 0;
 }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipecap.queues.stopwatch import Setting
-from pipecap.queues.transport import CHUNK
+from pipecap.queues.connection import CHUNK
+from pipecap.tuning.stopwatch import Setting
 
 STOCK, PIPECAP = "stock", "pipecap"
 

@@ -1,161 +1,26 @@
-"""Pickling for the wire, and the buffers that frames travel in."""
+"""The buffers that frames travel in."""
 
 from __future__ import annotations
 
-import copyreg
 import errno
-import gc
 import os
-import pickle
 import struct
 import threading
-import weakref
 from contextlib import suppress
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
-from children import Thread
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecap._native import ffi, lib
-from pipecap.queues import frames
-from pipecap.queues.frames import Incoming, Outgoing, pickled, size_of
+from pipecap.queues import buffers
+from pipecap.queues.buffers import Incoming, Outgoing
 
 MIB = 1 << 20
 
 
-def joined(payload: frames.Payload) -> bytes:
-    return payload if isinstance(payload, bytes) else b"".join(payload)
-
-
-def the_standard_librarys(obj: object) -> bytes:
-    return bytes(ForkingPickler.dumps(obj))
-
-
-OBJECTS = st.recursive(
-    st.none() | st.integers() | st.text() | st.binary() | st.sampled_from([bytes(65_535), b"x" * 65_536, "y" * 70_000]),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.integers(), inner, max_size=4),
-    max_leaves=20,
-)
-
-
-# ---- out: pickling ----
-
-
-@given(objects=st.lists(OBJECTS, min_size=1, max_size=3))
-def test_a_pickle_is_the_standard_librarys_to_the_byte(objects: list[object]) -> None:
-    """Also from a pickler that was used before: its memo is empty again."""
-    payloads = [pickled(each) for each in [*objects, *objects]]
-    assert [joined(payload) for payload in payloads] == [the_standard_librarys(each) for each in [*objects, *objects]]
-    assert [size_of(payload) for payload in payloads] == [len(joined(payload)) for payload in payloads]
-
-
-def test_around_the_size_that_keeps_a_pickler_the_pickle_is_the_same() -> None:
-    for size in (*range(16_370, 16_400), 65_530, 65_536, MIB):
-        item = ["shared", bytes(size), "shared"]
-        assert [joined(pickled(item)), joined(pickled(item))] == [the_standard_librarys(item)] * 2
-
-
-def test_large_bytes_are_not_copied() -> None:
-    """The pickle of large bytes has the object itself among its pieces."""
-    large = bytes(MIB)
-    payload = pickled([1, large, 2])
-    assert isinstance(payload, tuple)
-    assert any(piece is large for piece in payload)
-
-
-def test_a_payload_does_not_change_with_the_object() -> None:
-    """What is sent later is what was put, whatever its owner does meanwhile."""
-    item = {"large": bytearray(b"before" * 50_000), "small": bytearray(b"before")}
-    payload = pickled(item)
-    before = joined(payload)
-    for each in item.values():
-        each[:] = bytes(len(each))
-        each.extend(b"more")
-    assert joined(payload) == before
-
-
-class Point:
-    def __init__(self, x: int) -> None:
-        self.x = x
-
-
-def _point(x: int) -> Point:
-    return Point(x)
-
-
-def _reduced(point: Point) -> tuple[Any, ...]:
-    return _point, (point.x + 100,)
-
-
-@pytest.mark.parametrize("table", ["ForkingPickler.register", "copyreg.pickle"])
-def test_a_reducer_registered_after_the_first_pickle_is_used(table: str) -> None:
-    assert pickle.loads(joined(pickled(Point(1)))).x == 1
-    try:
-        if table == "ForkingPickler.register":
-            ForkingPickler.register(Point, _reduced)
-        else:
-            copyreg.pickle(Point, _reduced)
-        assert pickle.loads(joined(pickled(Point(1)))).x == 101
-    finally:
-        vars(ForkingPickler)["_extra_reducers"].pop(Point, None)  # there is no other way back
-        copyreg.dispatch_table.pop(Point, None)
-
-
-class Raises:
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise ValueError("not this one")
-
-
-def test_after_a_pickle_that_failed_the_next_is_well() -> None:
-    for _ in range(5):
-        with pytest.raises(ValueError, match="not this one"):
-            pickled(["begun", bytes(100_000), Raises()])
-        with pytest.raises((pickle.PicklingError, AttributeError)):
-            pickled(["begun", lambda: None])
-        assert joined(pickled([1, 2])) == the_standard_librarys([1, 2])
-
-
-class PicklesMore:
-    """An object whose own code pickles another in the middle."""
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        inner = joined(pickled(["shared", PicklesMore(self.depth - 1)] if self.depth else "end"))
-        return bytes, (inner,)
-
-
-def test_pickling_that_comes_here_again_is_well() -> None:
-    payload = joined(pickled(["shared", PicklesMore(5), "shared"]))
-    for _ in range(6):
-        first, inner, *_ = pickle.loads(payload)
-        assert first == "shared"
-        payload = inner
-    assert pickle.loads(payload) == "end"
-
-
-def test_several_threads_pickle_at_once() -> None:
-    def work(seed: int) -> bool:
-        items = [[seed, number, "x" * (number % 50), {seed: number}] for number in range(2000)]
-        return all(pickle.loads(joined(pickled(item))) == item for item in items)
-
-    assert [thread.result() for thread in [Thread(lambda seed=seed: work(seed)) for seed in range(4)]] == [True] * 4  # type: ignore[misc]
-
-
-def test_a_pickler_that_is_kept_keeps_nothing_that_it_pickled() -> None:
-    point = Point(1)
-    gone = weakref.ref(point)
-    pickled([point, point])
-    del point
-    gc.collect()
-    assert gone() is None
-
-
-# ---- out: frames ----
+# ---- out ----
 
 
 @pytest.fixture
@@ -231,10 +96,10 @@ def write_frame(fd: int, payload: bytes) -> None:
 
 
 def test_a_buffer_is_warm_for_the_next_frame(ends: tuple[Any, Any]) -> None:
-    first = frames.take()
-    frames.give(first)
-    assert frames.take() is first
-    assert frames.take() is not first
+    first = buffers.take()
+    buffers.give(first)
+    assert buffers.take() is first
+    assert buffers.take() is not first
 
 
 def test_a_payload_is_seen_where_it_is_after_the_buffer_has_grown(ends: tuple[Any, Any]) -> None:
@@ -263,18 +128,18 @@ def test_a_buffer_that_grew_for_a_frame_which_never_came_whole_shows_the_next_on
             assert incoming.payload(sent) == payload
         else:
             assert result == lib.PIPECAP_CUT_SHORT
-            frames.give_unused(incoming)
-            frames.take()
+            buffers.give_unused(incoming)
+            buffers.take()
             hoard = [bytes(65_580) for _ in range(50)]  # whoever gets the old memory
             del hoard
 
 
 def test_only_two_buffers_of_moderate_size_are_kept(ends: tuple[Any, Any]) -> None:
     read_end, write_end = ends
-    taken = [frames.take() for _ in range(5)]
+    taken = [buffers.take() for _ in range(5)]
     for incoming in taken:
-        frames.give(incoming)
-    kept = [incoming for incoming in (frames.take() for _ in range(5)) if incoming in taken]
+        buffers.give(incoming)
+    kept = [incoming for incoming in (buffers.take() for _ in range(5)) if incoming in taken]
     assert len(kept) <= 2
     large = Incoming()
     sending = threading.Thread(target=lambda: _send_large(write_end))
@@ -282,8 +147,8 @@ def test_only_two_buffers_of_moderate_size_are_kept(ends: tuple[Any, Any]) -> No
     assert receive(read_end, large) == 20 * MIB
     sending.join()
     assert large.payload(20 * MIB)[-1] == 0
-    frames.give(large)
-    assert frames.take() is not large
+    buffers.give(large)
+    assert buffers.take() is not large
 
 
 def _send_large(write_end: Any) -> None:
@@ -301,8 +166,8 @@ def test_a_buffer_that_grew_for_what_was_cut_short_is_not_kept_either() -> None:
     assert receive(end, incoming) == lib.PIPECAP_CUT_SHORT
     os.close(read_end)
     assert incoming.struct.allocated > 16 * MIB
-    frames.give_unused(incoming)
-    assert frames.take() is not incoming
+    buffers.give_unused(incoming)
+    assert buffers.take() is not incoming
 
 
 def test_half_a_frame_is_told(ends: tuple[Any, Any]) -> None:

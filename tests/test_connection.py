@@ -35,8 +35,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import pipecap
 from pipecap import ResizeRefused, TruncatedItem
 from pipecap.errors import BadFrame
-from pipecap.queues import frames, transport
-from pipecap.queues.transport import Connection, one_way, two_way
+from pipecap.queues import buffers
+from pipecap.queues.connection import Connection, one_way, two_way
 
 PAGE = os.sysconf("SC_PAGESIZE")
 CAPACITY = 16 * PAGE
@@ -242,7 +242,7 @@ def test_a_long_header_may_say_a_short_length(kind: type[connection.Connection],
 def test_above_2_gib_the_header_is_the_standard_librarys_long_one(size: int) -> None:
     """A frame of the same mebibyte over and over; the reader throws away what it does not look at."""
     block, last = bytes(MIB), noise(size % MIB or MIB, 1)
-    outgoing = frames.Outgoing([block] * ((size - len(last)) // MIB) + [last], [size], MIB)
+    outgoing = buffers.Outgoing([block] * ((size - len(last)) // MIB) + [last], [size], MIB)
     read_end, write_end = os.pipe()
     reader, writer = Connection(read_end, writable=False), Connection(write_end, readable=False)
     pipecap.resize(reader, MIB, best_effort=True)
@@ -595,8 +595,8 @@ def resident() -> int:
     [
         struct.pack("!i", 2**31 - 1),
         struct.pack("!iQ", -1, 2**32),
-        struct.pack("!iQ", -1, frames.LONGEST),
-        struct.pack("!iQ", -1, frames.LONGEST + 1),
+        struct.pack("!iQ", -1, buffers.LONGEST),
+        struct.pack("!iQ", -1, buffers.LONGEST + 1),
         struct.pack("!iQ", -1, 2**63 - 1),
         struct.pack("!iQ", -1, 2**64 - 13),
         struct.pack("!iQ", -1, 2**64 - 1),
@@ -1244,7 +1244,7 @@ def _receive_now() -> object:
 
 def _answer(connections: Any) -> None:
     reader, writer = connections
-    assert (type(reader).__module__, writer.writable, writer.readable) == (transport.__name__, True, False)
+    assert (type(reader).__module__, writer.writable, writer.readable) == (Connection.__module__, True, False)
     with reader, writer:
         for _ in range(2):
             writer.send(("got", reader.recv()))

@@ -16,22 +16,21 @@ import weakref
 from multiprocessing import BufferTooShort, connection, reduction
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipecap._native import ffi, lib
 from pipecap.errors import BadFrame, InvalidSize, TruncatedItem
 from pipecap.kernel import pipes
-from pipecap.queues import frames
-from pipecap.queues.frames import Incoming, Outgoing
+from pipecap.queues import buffers, native, pickling
+from pipecap.queues.buffers import Incoming, Outgoing
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from pipecap.queues.frames import Payload
+    from pipecap.queues.pickling import Payload
 
-CHUNK = lib.PIPECAP_CHUNK
+CHUNK = native.CHUNK
 _SOCKET_CHUNK = 1 << 20
 
 # A payload up to this makes a frame that is one write(2).
-SMALL = frames.LARGEST_ATOMIC - frames.HEADER
+SMALL = buffers.LARGEST_ATOMIC - buffers.HEADER
 _AGAIN = -errno.EINTR
 _WAIT_FOR_EVER = -1
 
@@ -63,7 +62,7 @@ class Connection(connection.Connection):
             raise InvalidSize(chunk, "a write takes at least one byte")
         super().__init__(handle, readable, writable)
         try:
-            self._end = ffi.new("struct pipecap_end *", {"fd": handle, "elastic": elastic})
+            self._end = native.new("struct pipecap_end *", {"fd": handle, "elastic": elastic})
         except OverflowError:
             self._handle = None
             raise ValueError("invalid handle") from None
@@ -79,7 +78,7 @@ class Connection(connection.Connection):
         return _rebuild, (fd, self.readable, self.writable, bool(self._end.elastic), self._chunk)
 
     def _close(self) -> None:
-        result = lib.pipecap_end_close(self._end)
+        result = native.end_close(self._end)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
 
@@ -87,7 +86,7 @@ class Connection(connection.Connection):
         """Send a picklable object; raises what its pickling raises, and BrokenPipeError, BlockingIOError."""
         self._check_closed()
         self._check_writable()
-        self._send_payload(frames.pickled(obj))
+        self._send_payload(pickling.pickled(obj))
 
     def _send_bytes(self, buf: Buffer) -> None:
         self._send_payload(bytes(buf) if memoryview(buf).nbytes <= SMALL else [buf])
@@ -97,15 +96,15 @@ class Connection(connection.Connection):
         if type(payload) is bytes:
             size = len(payload)
             if size <= SMALL and not self._half_sent:
-                sent = lib.pipecap_send_once(self._end, payload, size)
-                if sent == frames.HEADER + size:
+                sent = native.send_once(self._end, payload, size)
+                if sent == buffers.HEADER + size:
                     return
                 if sent < 0 and sent != _AGAIN:
                     self._failed(sent)
             pieces: list[Buffer] = [payload]
         else:
             pieces = payload  # type: ignore[assignment]
-            size = frames.size_of(payload)
+            size = pickling.size_of(payload)
         outgoing = self.outgoing(pieces, [size])
         if sent > 0:  # a socket took part of it
             outgoing.skip(sent)
@@ -127,7 +126,7 @@ class Connection(connection.Connection):
         result = _AGAIN
         try:
             while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
-                result = lib.pipecap_send(self._end, outgoing.struct)
+                result = native.send(self._end, outgoing.struct)
         finally:
             if result in (_AGAIN, -errno.EAGAIN) and outgoing.sent and not outgoing.done:
                 self._half_sent.append(outgoing.own())
@@ -140,9 +139,9 @@ class Connection(connection.Connection):
         self._check_readable()
         incoming, size = self._receive()
         try:
-            return frames.loads(incoming.payload(size))
+            return pickling.loads(incoming.payload(size))
         finally:
-            frames.give(incoming)
+            buffers.give(incoming)
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Receive the bytes of one message; OSError, and no reading any more, where it is longer than `maxlength`."""
@@ -154,7 +153,7 @@ class Connection(connection.Connection):
         try:
             return bytes(incoming.payload(size))
         finally:
-            frames.give(incoming)
+            buffers.give(incoming)
 
     def recv_bytes_into(self, buf: Buffer, offset: int = 0) -> int:
         """Receive the bytes of one message into a buffer; gives how many, or raises BufferTooShort with all of them."""
@@ -171,7 +170,7 @@ class Connection(connection.Connection):
                     raise BufferTooShort(bytes(incoming.payload(size)))
                 target[offset : offset + size] = incoming.payload(size)
             finally:
-                frames.give(incoming)
+                buffers.give(incoming)
             return size
 
     def _recv_bytes(self, maxsize: int | None = None) -> io.BytesIO:
@@ -180,16 +179,16 @@ class Connection(connection.Connection):
     def _receive(self, longest: int | None = None) -> tuple[Incoming, int]:
         """Give a buffer with one message and the bytes of it. The caller gives the buffer back."""
         try:
-            incoming = self._half_received.pop() if self._half_received else frames.take()
+            incoming = self._half_received.pop() if self._half_received else buffers.take()
         except IndexError:  # another thread was faster
-            incoming = frames.take()
+            incoming = buffers.take()
         if (whole := incoming.whole) is not None:
             return incoming, whole
-        most = frames.LONGEST if longest is None else min(longest, frames.LONGEST)
+        most = buffers.LONGEST if longest is None else min(longest, buffers.LONGEST)
         result = _AGAIN
         try:
             while result == _AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
-                result = lib.pipecap_receive(self._end, incoming.struct, most)
+                result = native.receive(self._end, incoming.struct, most)
         except BaseException:
             if incoming.amid_frame or incoming.whole is not None:
                 self._half_received.append(incoming)
@@ -197,15 +196,15 @@ class Connection(connection.Connection):
         if result in (-errno.EAGAIN, -errno.ENOMEM) and incoming.amid_frame:
             self._half_received.append(incoming)
         elif result < 0:
-            frames.give_unused(incoming)
+            buffers.give_unused(incoming)
         if result < 0:
-            if result == lib.PIPECAP_TOO_LONG and longest is not None:
+            if result == native.TOO_LONG and longest is not None:
                 self._bad_message_length()
             self._failed(result)
         return incoming, result
 
     def _failed(self, result: int) -> NoReturn:
-        if result in (lib.PIPECAP_TOO_LONG, lib.PIPECAP_BAD_HEADER):
+        if result in (native.TOO_LONG, native.BAD_HEADER):
             if self._writable:
                 self._readable = False
             else:
@@ -217,7 +216,7 @@ class Connection(connection.Connection):
         result = _AGAIN
         deadline = deadline_of(timeout)
         while result == _AGAIN:
-            result = lib.pipecap_readable(self._end, deadline)
+            result = native.readable(self._end, deadline)
         if result < 0:
             raise failure(result)
         return bool(result)
@@ -239,13 +238,13 @@ os.register_at_fork(after_in_child=_forget_other_threads)
 
 def failure(result: int) -> Exception:
     """Make the exception of what a native call gave."""
-    if result == lib.PIPECAP_END_OF_FILE:
+    if result == native.END_OF_FILE:
         return EOFError()
-    if result == lib.PIPECAP_CUT_SHORT:
+    if result == native.CUT_SHORT:
         return TruncatedItem()
-    if result in (lib.PIPECAP_TOO_LONG, lib.PIPECAP_BAD_HEADER):
+    if result in (native.TOO_LONG, native.BAD_HEADER):
         return BadFrame()
-    if result == lib.PIPECAP_READER_DIED:
+    if result == native.READER_DIED:
         return BadFrame("where the next item begins is not known: a reader died in the middle of one, or got garbage")
     if result == -errno.EBADF:
         return OSError(errno.EBADF, "handle is closed")
