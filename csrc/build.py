@@ -12,7 +12,10 @@ from cffi import FFI
 HERE = Path(__file__).parent
 # setuptools wants paths relative to setup.py; they end up in the sdist's manifest.
 RELATIVE = os.path.relpath(HERE)
-SOURCES = ("pipe", "probe", "headroom", "end", "receive", "send", "lock", "counters", "queue")
+SOURCES = (
+    "pipe", "probe", "headroom", "end", "participants", "lock", "salvage", "counters",
+    "frames", "receive", "receiver", "send", "drive", "line", "queue",
+)  # fmt: skip
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 ffi = FFI()

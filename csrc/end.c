@@ -1,13 +1,16 @@
-/* One end of a pipe: what it belongs to, its use by several threads, and waiting until it can be read. */
+/* A descriptor: what it is, closing it while other threads wait in it, and waiting for it. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <stdint.h>
+#include <sched.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/vfs.h>
 #endif
 
 #include "internal.h"
+
+/* Going to sleep and being woken takes both sides longer than the next piece takes to come, where the other side is at
+ * work: it polls this often first. */
+#define POLLS 40
 
 #ifdef __linux__
 
@@ -35,7 +38,7 @@ int pipecap_is_anonymous(int fd)
 
 int pipecap_enter(struct pipecap_end *end)
 {
-    uint32_t users = __atomic_load_n(&end->users, __ATOMIC_SEQ_CST);
+    uint32_t users = load(&end->users);
 
     do {
         if (users & 1)
@@ -52,22 +55,55 @@ void pipecap_leave(struct pipecap_end *end)
 
 int pipecap_end_close(struct pipecap_end *end)
 {
-    uint32_t users;
+    uint32_t users = __atomic_fetch_or(&end->users, 1, __ATOMIC_SEQ_CST);
 
-    users = __atomic_fetch_or(&end->users, 1, __ATOMIC_SEQ_CST);
     if (users & 1)
         return -EBADF;
     return users == 0 && close(end->fd) == -1 ? -errno : 0;
 }
 
-int pipecap_readable(struct pipecap_end *end, int64_t deadline)
+void pipecap_end_forked(struct pipecap_end *end)
 {
-    int fd = pipecap_enter(end);
-    int result;
+    int closing = (end->users & 1) && end->users > 1; /* by a thread that is not here to see its call end */
 
-    if (fd < 0)
-        return fd;
-    result = wait_readable(fd, deadline);
-    pipecap_leave(end);
-    return result;
+    end->users &= 1;
+    if (closing)
+        close(end->fd);
+}
+
+int64_t pipecap_deadline_in(int64_t length)
+{
+    return now_ns() + length;
+}
+
+int pipecap_wait_for(int fd, short events, int64_t deadline)
+{
+    struct pollfd end = {.fd = fd, .events = events};
+
+    for (;;) {
+        int64_t left = deadline > 0 ? deadline - now_ns() : deadline;
+        int timeout = -1, result;
+
+        if (deadline == 0 || (deadline > 0 && left <= 0))
+            timeout = 0;
+        else if (deadline > 0)
+            timeout = left / 1000000 >= INT_MAX ? INT_MAX : (int)((left + 999999) / 1000000);
+        result = poll(&end, 1, timeout);
+        if (result == -1)
+            return -errno;
+        if (result > 0)
+            return end.revents & POLLNVAL ? -EBADF : 1;
+        if (timeout == 0 || (deadline > 0 && now_ns() >= deadline))
+            return 0;
+    }
+}
+
+int pipecap_comes_at_once(int fd, short events)
+{
+    for (int i = 0; i < POLLS; i++) {
+        if (pipecap_wait_for(fd, events, 0) == 1)
+            return 1;
+        sched_yield(); /* to the other side, where it has no CPU of its own */
+    }
+    return 0;
 }

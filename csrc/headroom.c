@@ -1,6 +1,7 @@
-/* The quota's headroom: how many more pages the pipes of this user may take. Found by taking them, in scratch pipes, until
- * the kernel refuses (fs/pipe.c: pipe_set_size() checks the user's pages when a pipe grows), and giving all back. In C
- * because other processes of the user go short meanwhile: no interpreter, no other thread's turn in between. */
+/* The quota's headroom: how many more pages the pipes of this user may take. Found by taking them, in scratch pipes,
+ * until the kernel refuses (fs/pipe.c: pipe_set_size() checks the user's pages when a pipe grows), and giving all
+ * back. In C because other processes of the user go short meanwhile: no interpreter, no other thread's turn in
+ * between. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -83,7 +84,7 @@ static int take_pieces(struct hoard *hoard, uint32_t max_pages, uint64_t deadlin
     int error;
 
     for (;;) {
-        if (hoard->pledged && now_ns() > deadline)
+        if (hoard->pledged && (uint64_t)now_ns() > deadline)
             return -ETIME;
         if (last) {
             hoard->pledged = 0;
@@ -176,14 +177,15 @@ static int take_all(struct hoard *hoard, uint32_t max_pages, uint64_t deadline)
     }
     while ((error = take_pieces(hoard, max_pages, deadline)) == -ENOMEM && max_pages > 2)
         max_pages /= 2; /* one allocation holds all slots of a pipe, so a very large pipe is not to be had */
-    /* ENFILE: over the hard quota, a new pipe is refused while the old ones may still grow by less than its 16 pages. */
+    /* ENFILE: over the hard quota, a new pipe is refused while the old ones may still grow by less than its 16
+     * pages. */
     return error == -EPERM || error == -ENFILE ? take_rest(hoard, spare, max_pages) : error;
 }
 
 int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_headroom *result)
 {
     struct hoard hoard = {.count = 0};
-    uint64_t start = now_ns();
+    uint64_t start = (uint64_t)now_ns();
     int error;
 
     *result = (struct pipecap_headroom){0};
@@ -197,6 +199,6 @@ int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_he
     result->pages = error ? held_pages(&hoard) : pages_within_quota(&hoard);
     while (hoard.count > 0)
         close(hoard.pipes[--hoard.count].fd);
-    result->elapsed_ns = now_ns() - start;
+    result->elapsed_ns = (uint64_t)now_ns() - start;
     return 0;
 }

@@ -1,35 +1,24 @@
-/* Locks in shared memory, on futex(2), and which processes have ended. Without names: they live as long as somebody maps
- * them, so there is nothing to unlink too early or to leave behind. A lock is the pid of its holder, taken by one
- * compare-and-swap, so there is no moment in which it is held and nobody knows by whom. */
+/* The two locks of a queue, on futex(2), in memory without a name. A lock word is the index of its owner in the
+ * table of participants, taken by one compare-and-swap, so there is no moment in which it is owned and nobody knows
+ * by whom. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdint.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <linux/futex.h>
-#endif
 
 #include "internal.h"
 
-#define WAITERS (UINT32_C(1) << 31)
-#define LOOKS 2
-
-static int swap(uint32_t *word, uint32_t expected, uint32_t value)
-{
-    return __atomic_compare_exchange_n(word, &expected, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-}
-
-#ifdef __linux__
+#define SPINS 100
+#define FIRST_CHECK_NS 10000000
+#define TAKE_OVER_NS 5000000
 
 int pipecap_sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
 {
     struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
 
     /* FUTEX_WAIT_BITSET takes an absolute time of CLOCK_MONOTONIC. */
-    if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, deadline == FOR_EVER ? NULL : &until, NULL,
+    if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, deadline == WITHOUT_LIMIT ? NULL : &until, NULL,
                 FUTEX_BITSET_MATCH_ANY) == 0 ||
         errno == EAGAIN)
         return 0;
@@ -41,147 +30,290 @@ void pipecap_wake(uint32_t *word, int count)
     syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
 }
 
-int pipecap_has_ended(uint32_t pid)
+/* 0 free, 1 locked, 2 locked and others wait. */
+int pipecap_mutex_lock(uint32_t *mutex, int64_t deadline)
 {
-#ifdef SYS_pidfd_open
-    struct pollfd end = {.fd = -1, .events = POLLIN};
-#endif
+    uint32_t locked = 1;
 
-    if (pid == PIPECAP_SOMEBODY)
+    if (swap(mutex, 0, 1))
         return 0;
-#ifdef SYS_pidfd_open
-    end.fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (end.fd >= 0) {
-        int ended = poll(&end, 1, 0) == 1; /* also true of a zombie, which kill(2) would call alive */
-        close(end.fd);
-        return ended;
-    }
-    if (errno == ESRCH)
-        return 1;
-#endif
-    return kill((pid_t)pid, 0) == -1 && errno == ESRCH;
-}
-
-#else
-
-int pipecap_sleep_on(uint32_t *word, uint32_t value, int64_t deadline)
-{
-    (void)word, (void)value, (void)deadline;
-    return -ENOSYS;
-}
-
-void pipecap_wake(uint32_t *word, int count)
-{
-    (void)word, (void)count;
-}
-
-int pipecap_has_ended(uint32_t pid)
-{
-    return kill((pid_t)pid, 0) == -1 && errno == ESRCH;
-}
-
-#endif
-
-/* Whether the stream is between two frames although its dead writer may have been in one: all was read, and the reader
- * is in none. */
-static int between_frames(struct pipecap_shared *shared, int fd)
-{
-    return pipecap_unread(fd) == 0 && !load(&shared->reader_open) && !load(&shared->ahead_count);
-}
-
-/* What a lock holds, if that is a holder that died; else 0. */
-static uint32_t abandoned(const uint32_t *lock)
-{
-    uint32_t value = load(lock);
-    uint32_t holder = value & ~WAITERS;
-
-    return holder && pipecap_has_ended(holder) ? value : 0;
-}
-
-/* Take a lock over from a holder that died: 1 taken, 0 not to be had (yet). `quiet` counts the looks in a row that
- * found the stream between two frames. */
-static int take_over(struct pipecap_shared *shared, int reading, int fd, uint32_t pid, int *quiet)
-{
-    uint32_t *lock = reading ? &shared->reading : &shared->writing;
-    uint32_t value = abandoned(lock);
-
-    if (!value)
-        return 0;
-    if (!reading && load(&shared->frame_open)) {
-        /* The reader will find it cut short, and free the lock. Unless there is nothing to find. */
-        *quiet = between_frames(shared, fd) ? *quiet + 1 : 0;
-        if (*quiet < 2)
-            return 0;
-    }
-    if (!swap(lock, value, pid | WAITERS))
-        return 0;
-    if (!reading)
-        __atomic_store_n(&shared->frame_open, 0, __ATOMIC_SEQ_CST);
-    else if (load(&shared->reader_open))
-        __atomic_store_n(&shared->broken, 1, __ATOMIC_SEQ_CST);
-    return 1;
-}
-
-int pipecap_free_abandoned(struct pipecap_shared *shared, int fd, uint32_t pid, int amid_frame)
-{
-    uint32_t value = abandoned(&shared->writing); /* first: what is in the pipe now is all that it wrote */
-
-    if (!value || !(amid_frame ? pipecap_unread(fd) == 0 : between_frames(shared, fd)))
-        return 0;
-    if (!swap(&shared->writing, value, pid | WAITERS))
-        return 0;
-    __atomic_store_n(&shared->frame_open, 0, __ATOMIC_SEQ_CST); /* ours now: no writer's flag is cleared */
-    pipecap_unlock(shared, 0);
-    return 1;
-}
-
-int pipecap_try_lock(struct pipecap_shared *shared, int reading, uint32_t pid)
-{
-    return swap(reading ? &shared->reading : &shared->writing, 0, pid);
-}
-
-int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_t pid, int64_t deadline)
-{
-    uint32_t *lock = reading ? &shared->reading : &shared->writing;
-    uint32_t mine = pid;
-    int quiet = 0, looks = 0;
-
-    while (!swap(lock, 0, mine)) {
-        uint32_t value = load(lock);
-        int64_t look = (int64_t)now_ns() + LOCK_LOOK_NS;
+    for (int64_t end = within(deadline, ROUND_NS); !swap(mutex, 0, locked);) {
         int result;
 
-        if (deadline == 0) {
-            if (take_over(shared, reading, end_fd, pid, &quiet))
-                break;
-            return -ETIMEDOUT;
-        }
-        if (!value || (!(value & WAITERS) && !swap(lock, value, value | WAITERS)))
-            continue;
-        result = pipecap_sleep_on(lock, value | WAITERS, deadline != FOR_EVER && deadline < look ? deadline : look);
-        mine = pid | WAITERS; /* others may be waiting, too: whoever unlocks looks */
-        if (result == -ETIMEDOUT && take_over(shared, reading, end_fd, pid, &quiet))
-            break;
-        if (result == -ETIMEDOUT && past(deadline))
-            return result;
-        if (result == -ETIMEDOUT && ++looks == LOOKS)
-            return -EINTR; /* as if: a signal that came between two waits has its turn */
-        if (result && result != -ETIMEDOUT)
-            return result;
-    }
-    if (reading && load(&shared->broken)) {
-        pipecap_unlock(shared, reading);
-        return PIPECAP_READER_DIED;
+        if (deadline == 0)
+            return PIPECAP_TIMED_OUT;
+        locked = 2;
+        if (__atomic_exchange_n(mutex, 2, __ATOMIC_SEQ_CST) == 0)
+            return 0;
+        result = pipecap_sleep_on(mutex, 2, end);
+        if (result == -ETIMEDOUT)
+            return round_over(deadline);
+        if (result == -EINTR)
+            return PIPECAP_AGAIN;
     }
     return 0;
 }
 
-int pipecap_unlock(struct pipecap_shared *shared, int reading)
+void pipecap_mutex_unlock(uint32_t *mutex)
 {
-    uint32_t *lock = reading ? &shared->reading : &shared->writing;
-    uint32_t value = __atomic_exchange_n(lock, 0, __ATOMIC_SEQ_CST);
+    if (__atomic_exchange_n(mutex, 0, __ATOMIC_SEQ_CST) == 2)
+        pipecap_wake(mutex, 1);
+}
 
-    if (value & WAITERS)
+static uint32_t *lock_word(struct pipecap_shared *shared, int reading)
+{
+    return reading ? &shared->reading : &shared->writing;
+}
+
+int pipecap_is_orphan(struct pipecap_member *member, int reading)
+{
+    uint32_t owner = load(lock_word(member->shared, reading)) & ~PIPECAP_WAITERS;
+
+    return owner && !pipecap_is_alive(member, owner);
+}
+
+void pipecap_commit(struct pipecap_shared *shared, uint64_t boundary, uint64_t got)
+{
+    struct pipecap_place *next = next_place(shared);
+
+    next->boundary = boundary;
+    next->limit = PIPECAP_BLOCK;
+    store64(&next->got, got);
+    store(&shared->turn, 1 - (shared->turn & 1));
+}
+
+/* ---- what a dead owner left ---- */
+
+/* Bytes that one side moved, where it may have died inside a system call: out of what the other side published and
+ * what is in the pipe. 1 known, 0 not now: the other side is in a system call, too. */
+static int position(
+    const uint32_t *busy, const uint64_t *moved, int64_t unread, uint64_t moved_before, uint64_t *result, int reading)
+{
+    if (load(busy) || load64(moved) != moved_before || unread < 0)
+        return 0;
+    *result = reading ? moved_before - (uint64_t)unread : moved_before + (uint64_t)unread;
+    return 1;
+}
+
+static int written_by_the_dead(struct pipecap_shared *shared, int fd, uint64_t *written)
+{
+    uint64_t consumed = load64(&shared->consumed);
+
+    if (!load(&shared->writer_busy)) {
+        *written = load64(&shared->written);
+        return 1;
+    }
+    return position(&shared->reader_busy, &shared->consumed, pipecap_unread(fd), consumed, written, WRITING);
+}
+
+static int consumed_by_the_dead(struct pipecap_shared *shared, int fd, uint64_t *consumed)
+{
+    uint64_t written = load64(&shared->written);
+
+    if (!load(&shared->reader_busy)) {
+        *consumed = load64(&shared->consumed);
+        return 1;
+    }
+    return position(&shared->writer_busy, &shared->written, pipecap_unread(fd), written, consumed, READING);
+}
+
+/* Whether what a dead writer left ends with a whole frame: the frames under way are in the pipe, or none of their
+ * bytes is, or all that was written came out and was whole. */
+static int ends_whole(const struct pipecap_shared *shared, uint64_t written)
+{
+    return written == load64(&shared->batch_begin) || written == load64(&shared->batch_end) ||
+           (written == load64(&shared->consumed) && written == shared->places[load(&shared->turn) & 1].boundary);
+}
+
+/* As owner of the write lock: no frame is under way, at this position. */
+static void settle_writer(struct pipecap_shared *shared, uint64_t written)
+{
+    const struct pipecap_place *place = place_of(shared);
+    uint64_t put = load64(&shared->put);
+
+    if (written == load64(&shared->batch_end) && written != load64(&shared->batch_begin)) {
+        put = load64(&shared->batch_put);
+    } else if (written != load64(&shared->batch_begin)) {
+        put = place->got; /* all that was written came out; the rest of the batch was never sent */
+    }
+    store64(&shared->batch_put, put);
+    store64(&shared->put, put);
+    store64(&shared->batch_end, written);
+    store64(&shared->batch_begin, written);
+    store64(&shared->written, written);
+    store(&shared->writer_busy, 0);
+}
+
+/* Both sides died inside a system call, and how far they came cannot be known: keep the whole frames that are
+ * certainly in the pipe, and start from there. Only a reader can, as the next owner of both locks. */
+static int start_anew(struct pipecap_member *member, int fd, uint32_t reader, uint32_t writer)
+{
+    struct pipecap_shared *shared = member->shared;
+    uint64_t got = place_of(shared)->got, put, base;
+    struct salvage kept;
+    uint32_t lost;
+
+    if (pipecap_unread(fd) < 0 || !swap(&shared->writing, writer, member->index | PIPECAP_WAITERS))
+        return 0;
+    if (!swap(&shared->reading, reader, member->index | PIPECAP_WAITERS)) {
+        /* Not the dead owner: its index is in no other lock word meanwhile, and may be used again. */
+        swap(&shared->writing, member->index | PIPECAP_WAITERS, PIPECAP_ABANDONED | PIPECAP_WAITERS);
+        return 0;
+    }
+    if (!pipecap_salvage(shared, fd, &kept))
+        kept = (struct salvage){0};
+    base = shared->batch_end > shared->written ? shared->batch_end : shared->written;
+    put = load64(&shared->batch_put);
+    lost = put - got > kept.frames ? (uint32_t)(put - got - kept.frames) : 0;
+    pipecap_change_begin(member);
+    pipecap_commit(shared, base, put - kept.frames);
+    pipecap_give_credits(shared, lost);
+    pipecap_drop_tasks(shared, lost);
+    add(&shared->lost, lost);
+    pipecap_change_end(member);
+    store64(&shared->consumed, base);
+    store(&shared->reader_busy, 0);
+    base += kept.to - kept.from;
+    store64(&shared->put, put);
+    store64(&shared->batch_begin, base);
+    settle_writer(shared, base);
+    pipecap_unlock(member, WRITING);
+    return 1;
+}
+
+/* Take a lock over from an owner that ended: 1 taken, 0 not now. What it left is worked out before, as nobody but
+ * the next owner changes it. */
+static int take_over(struct pipecap_member *member, int reading, int fd)
+{
+    struct pipecap_shared *shared = member->shared;
+    uint32_t *lock = lock_word(shared, reading);
+    uint32_t value = load(lock), other = load(lock_word(shared, !reading));
+    uint64_t moved;
+    int known;
+
+    if (!(value & ~PIPECAP_WAITERS) || pipecap_is_alive(member, value & ~PIPECAP_WAITERS))
+        return 0;
+    for (int64_t end = now_ns() + TAKE_OVER_NS;;) { /* the other side is between two system calls most of the time */
+        known = reading ? consumed_by_the_dead(shared, fd, &moved) : written_by_the_dead(shared, fd, &moved);
+        if (known || now_ns() > end || pipecap_is_orphan(member, !reading))
+            break;
+        sched_yield();
+    }
+    if (known) {
+        if (!reading && !ends_whole(shared, moved))
+            return 0; /* a reader will find the frame cut short, and free the lock */
+        if (!swap(lock, value, member->index | PIPECAP_WAITERS))
+            return 0;
+        if (reading) {
+            if (moved < load64(&shared->consumed))
+                store(&shared->broken, 1); /* somebody writes past the protocol */
+            store64(&shared->consumed, moved);
+            store(&shared->reader_busy, 0);
+        } else {
+            settle_writer(shared, moved);
+        }
+        return 1;
+    }
+    if (reading && load(&shared->writer_busy) && (other & ~PIPECAP_WAITERS) &&
+        !pipecap_is_alive(member, other & ~PIPECAP_WAITERS))
+        return start_anew(member, fd, value, other);
+    return 0;
+}
+
+int pipecap_take_over_gone_writer(struct pipecap_member *member, int fd)
+{
+    struct pipecap_shared *shared = member->shared;
+    uint32_t value = load(&shared->writing); /* first: what is in the pipe now is all that it wrote */
+
+    if (!(value & ~PIPECAP_WAITERS) || pipecap_is_alive(member, value & ~PIPECAP_WAITERS) || pipecap_unread(fd) != 0)
+        return 0;
+    return swap(&shared->writing, value, member->index | PIPECAP_WAITERS);
+}
+
+void pipecap_settle_gone_writer(struct pipecap_member *member)
+{
+    settle_writer(member->shared, load64(&member->shared->consumed));
+    pipecap_unlock(member, WRITING);
+}
+
+/* ---- taking and giving ---- */
+
+int pipecap_try_lock(struct pipecap_member *member, int reading)
+{
+    return swap(lock_word(member->shared, reading), 0, member->index);
+}
+
+int pipecap_lock(struct pipecap_member *member, int fd, int reading, int64_t deadline)
+{
+    uint32_t *lock = lock_word(member->shared, reading);
+    uint32_t mine;
+    int64_t end = 0, step = FIRST_CHECK_NS;
+    int result = pipecap_participate(member);
+
+    if (result)
+        return result;
+    mine = member->index;
+    for (int spins = 0; !swap(lock, 0, mine); spins++) {
+        uint32_t value = load(lock);
+
+        if (deadline == 0) {
+            if (take_over(member, reading, fd))
+                return 0;
+            return PIPECAP_TIMED_OUT;
+        }
+        if (!value)
+            continue;
+        if (spins < SPINS && !(value & PIPECAP_WAITERS)) {
+            sched_yield();
+            continue;
+        }
+        if (!end) {
+            if (take_over(member, reading, fd))
+                return 0;
+            end = within(deadline, ROUND_NS);
+        }
+        if (!(value & PIPECAP_WAITERS) && !swap(lock, value, value | PIPECAP_WAITERS))
+            continue;
+        result = pipecap_sleep_on(lock, value | PIPECAP_WAITERS, within(end, step));
+        mine = member->index | PIPECAP_WAITERS; /* others may be waiting, too: the next unlock wakes one */
+        if (result == -EINTR)
+            return PIPECAP_AGAIN;
+        if (result == -ETIMEDOUT && take_over(member, reading, fd))
+            return 0;
+        if (result == -ETIMEDOUT && is_past(end))
+            return round_over(deadline);
+        if (result == -ETIMEDOUT)
+            step *= 2; /* a killed process releases its byte lock late in its exit: ask soon, then less often */
+        if (result && result != -ETIMEDOUT)
+            return result;
+    }
+    return 0;
+}
+
+int pipecap_unlock(struct pipecap_member *member, int reading)
+{
+    uint32_t *lock = lock_word(member->shared, reading);
+    uint32_t value = load(lock);
+
+    if (!member->index || (value & ~PIPECAP_WAITERS) != member->index)
+        return -EPERM;
+    if (__atomic_exchange_n(lock, 0, __ATOMIC_SEQ_CST) & PIPECAP_WAITERS)
         pipecap_wake(lock, 1);
-    return value ? 0 : -EPERM;
+    return 0;
+}
+
+int pipecap_acquire(struct pipecap_member *member, struct pipecap_end *end, int reading, int64_t deadline)
+{
+    int fd = pipecap_enter(end);
+    int result = pipecap_lock(member, fd, reading, deadline);
+
+    if (fd >= 0)
+        pipecap_leave(end);
+    return result;
+}
+
+void pipecap_abandon_lock(struct pipecap_member *member)
+{
+    if (!swap(&member->shared->writing, member->index, PIPECAP_ABANDONED))
+        swap(&member->shared->writing, member->index | PIPECAP_WAITERS, PIPECAP_ABANDONED | PIPECAP_WAITERS);
 }

@@ -1,5 +1,6 @@
-/* What the kernel says about one pipe: its capacity, its unread bytes, whether it is full. Plain C, no Python.h, testable
- * alone; pipecap.h says what each function returns. Besides F_GETPIPE_SZ and F_SETPIPE_SZ nothing here needs Linux. */
+/* What the kernel says about one pipe: its capacity, its unread bytes, whether it is full. Plain C, no Python.h,
+ * testable alone; pipecap.h says what each function returns. Besides F_GETPIPE_SZ and F_SETPIPE_SZ nothing here
+ * needs Linux. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

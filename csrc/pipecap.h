@@ -1,5 +1,5 @@
 /* The C surface of pipecap. Read twice: by the compiler, and by cffi as its cdef; so no preprocessor lines here.
- * Every function takes descriptors, returns a result >= 0 or -errno. */
+ * Every function returns a result >= 0, -errno or an outcome. */
 
 /* ---- pipe.c: what the kernel says about one pipe ---- */
 
@@ -46,206 +46,282 @@ struct pipecap_headroom {
  * more or deadline_ns have passed, then give all back. */
 int pipecap_headroom(uint32_t max_pages, uint64_t deadline_ns, struct pipecap_headroom *result);
 
-/* ---- what end.c to queue.c share ---- */
-
-/* What a call gives besides 0 and -errno. */
-enum pipecap_outcome {
-    PIPECAP_END_OF_FILE = -1001, /* between two frames */
-    PIPECAP_CUT_SHORT = -1002,   /* end of file, or the writer died, in the middle of a frame */
-    PIPECAP_TOO_LONG = -1003,    /* the header claims more than the caller allows; only the header was read */
-    PIPECAP_BAD_HEADER = -1004,  /* no length that a frame can have */
-    PIPECAP_READER_DIED = -1005, /* another reader died in the middle of a frame: where the next begins is unknown */
-    PIPECAP_WOULD_WAIT = -1006,  /* nothing was written */
-    PIPECAP_LARGE_BYTES = -1007  /* the frame that begins is one pickled bytes object: see pipecap_get_body() */
-};
-
-/* ---- end.c: one end of a pipe ---- */
+/* ---- end.c: a descriptor that one thread may close while others wait in it ---- */
 
 /* 1 for a pipe from pipe(2), 0 for a FIFO with a name. Also through an O_PATH descriptor. -ENOTSUP where the system
  * does not tell. */
 int pipecap_is_anonymous(int fd);
 
-/* A descriptor that one thread may close while others wait in it: whoever leaves last really closes it, so its number
- * is never another file's under a call that still runs. */
+/* What a call returns besides a result >= 0 and -errno. */
+enum pipecap_outcome {
+    PIPECAP_AGAIN = -1001,       /* nothing failed, nothing is lost: let Python run its signal handlers, call again */
+    PIPECAP_TIMED_OUT = -1002,   /* at the deadline */
+    PIPECAP_QUEUED = -1003,      /* all or a part of it waits in the line of this process */
+    PIPECAP_CLOSED = -1004,      /* the sender takes no more */
+    PIPECAP_END_OF_FILE = -1005, /* between two frames */
+    PIPECAP_TRUNCATED = -1006,   /* end of file, or the writer died, in the middle of a frame */
+    PIPECAP_LOST = -1007,        /* a reader died with a frame in its hands */
+    PIPECAP_TOO_LONG = -1008,    /* the header claims more than the caller allows; only the header was read */
+    PIPECAP_BAD_HEADER = -1009,  /* no length that a frame can have */
+    PIPECAP_BROKEN = -1010,      /* where the next frame begins is unknown */
+    PIPECAP_TABLE_FULL = -1011   /* no place left in the table of participants */
+};
+
+/* Whoever leaves a call last really closes it, so its number is never another file's under a call that still runs. */
 struct pipecap_end {
     int fd;
-    uint32_t users; /* twice the calls under way; bit 0: closed. After a fork the child keeps bit 0 alone */
+    uint32_t users; /* twice the calls under way; bit 0: closed */
     int elastic;    /* grow the pipe for what would not fit */
 };
 
 /* 0, or -EBADF where it was closed before. */
 int pipecap_end_close(struct pipecap_end *end);
+/* In the child of a fork: the calls of other threads are not under way here. */
+void pipecap_end_forked(struct pipecap_end *end);
 
-/* Wait until something can be read, at most until `deadline` (see below): 1, 0 at the deadline, -errno. */
-int pipecap_readable(struct pipecap_end *end, int64_t deadline);
-
-/* ---- receive.c: frames of multiprocessing's wire format on their way in ---- */
-
-/* Frames on their way in. All zeros at first; data is malloc'ed and reused from frame to frame. */
-struct pipecap_incoming {
-    uint8_t *data;        /* headers and payloads; the payload of the first frame begins at data + 4 */
-    size_t allocated;     /* bytes at data */
-    size_t filled;        /* bytes received */
-    size_t start;         /* where the frame under way begins; equal to filled between two frames */
-    uint64_t payload;     /* of the frame under way, once header_known */
-    int header_known;
-    int locked;           /* a queue's read lock is held for the frame under way */
-    int looked;           /* nothing came at once: the next call may sleep */
-    uint64_t *frames;     /* of each whole frame but the first: where its payload begins, its bytes */
-    size_t frames_allocated;
-    size_t frame_count;   /* whole frames */
-    size_t body;          /* bytes of the object of PIPECAP_LARGE_BYTES, which are not at data but with the caller; else 0 */
-    size_t body_filled;   /* bytes received of them */
-};
+/* ---- participants.c, lock.c, counters.c: what the processes of a queue share; csrc/PROTOCOL.md has the rules ---- */
 
 enum {
-    PIPECAP_BODY_HEAD = 7, /* bytes of a pickle before those of its one large bytes object: PROTO, BINBYTES, length, ... */
-    PIPECAP_BODY_TAIL = 2  /* ... and after: MEMOIZE, STOP */
+    PIPECAP_PARTICIPANTS = 1024, /* entries of the table; entry 0 is nobody */
+    PIPECAP_ABANDONED = 1023,    /* the last entry is nobody, too: it owns what its owner gave up */
+    PIPECAP_BLOCK = 65536,       /* bytes of a place */
+    PIPECAP_WAITERS = 0x40000000 /* in a lock word: others wait */
 };
 
-void pipecap_incoming_free(struct pipecap_incoming *incoming);
+/* Deadlines are nanoseconds of CLOCK_MONOTONIC: 0 does not wait at all, -1 waits without a limit. */
 
-/* Receive one frame as pipecap_receive() does, but -EAGAIN instead of waiting, whatever the descriptor's flags. */
-int64_t pipecap_receive_now(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest);
+/* The deadline that is `length` nanoseconds from now. */
+int64_t pipecap_deadline_in(int64_t length);
 
-/* Receive one frame; its payload is at incoming->data + 4 and its bytes are the result, or -errno, or an outcome. After
- * -EINTR or -EAGAIN call again: what came so far is kept. A header that claims more than `longest` bytes is an outcome
- * before memory is taken. */
-int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest);
+/* One process that uses the queue. */
+struct pipecap_participant {
+    uint32_t pid;        /* 0: the entry is free */
+    uint32_t namespace_; /* of the pid: inode of its PID namespace; 0 unknown */
+    uint64_t start_time; /* of a process that holds no lock on its byte: /proc/PID/stat; else 0 */
+    uint32_t has_lock;   /* it is alive while it holds a lock on the byte of its index (F_OFD_SETLK) */
+    uint32_t begun;      /* changes of the counters begun ... */
+    uint32_t ended;      /* ... and ended: equal between two of them */
+    uint32_t held;       /* credits of items that are not in the pipe yet */
+    int32_t undone;      /* items got without task_done() */
+    uint32_t reserved;
+    uint64_t at;         /* 1 + the number of the frame that its last call received, or is about to; 0: it received none */
+    uint64_t padding;
+};
 
-/* Bring what is in `body` to the rest of the frame: then it is one like any other, half or whole. 0 or -ENOMEM. */
-int pipecap_keep_body(struct pipecap_incoming *incoming, const uint8_t *body);
+/* Where the reader's next frame begins. Bytes from `boundary` on are in `bytes`, as far as they were read, up to
+ * `limit`; bytes beyond are with the reader, and lost when it dies. */
+struct pipecap_place {
+    uint64_t boundary;
+    uint64_t got; /* frames before it */
+    uint64_t limit;
+    uint8_t bytes[65536];
+};
 
-/* ---- send.c: frames on their way out ---- */
+struct pipecap_shared {
+    uint32_t writing;        /* lock: 0, or the owner's index, or'ed with PIPECAP_WAITERS */
+    uint32_t reading;        /* lock */
+    uint32_t writer_busy;    /* the owner of `writing` is in a system call that moves bytes */
+    uint32_t reader_busy;
+    uint64_t written;        /* bytes that went into the pipe */
+    uint64_t consumed;       /* bytes that came out of it */
+    uint64_t batch_begin;    /* the frames under way, or the last ones: where they begin, */
+    uint64_t batch_end;      /* ... where they end, */
+    uint64_t batch_put;      /* ... and what `put` is when they are in the pipe */
+    uint64_t put;            /* frames that are in the pipe or came out of it */
+    uint32_t turn;           /* which place is valid */
+    uint32_t broken;         /* where the next frame begins is unknown */
+    uint32_t lost;           /* frames that readers died with, likewise */
+    uint32_t lost_unseen;    /* items that no reader missed: they died in feeders, or with task_done() owed; likewise */
+    uint32_t credits;        /* items that may still be put */
+    uint32_t credit_waiters;
+    uint32_t maxsize;
+    uint32_t unfinished;     /* items without task_done() */
+    uint32_t all_done;       /* counts how often unfinished came down to 0 */
+    uint32_t tasks_crossed;  /* some process called task_done() for items that another one got */
+    uint32_t auditing;       /* index of the participant that mends the counters */
+    uint32_t last_reader;    /* pid of the last reader; 0: none yet */
+    uint32_t highest;        /* the highest index in use so far */
+    uint32_t forgiven;       /* tasks reported as lost: task_done() for them is allowed, and not needed */
+    struct pipecap_participant participants[1024];
+    struct pipecap_place places[2];
+};
 
-/* Most bytes of one write(2) to a pipe. Its reader and writer never overlap within one write: by small ones they work
- * side by side. */
-enum { PIPECAP_CHUNK = 8192 };
+/* This process among them. */
+struct pipecap_member {
+    struct pipecap_shared *shared;
+    int fd;              /* of the memory; an open file description of this process alone; -1 where there is none */
+    uint32_t index;      /* 0: not registered yet */
+    uint32_t pid;
+    uint32_t namespace_;
+    uint32_t mutex;      /* of registration */
+    uint32_t read_locked_by_user; /* by SharedLock.acquire() */
+    uint32_t can_lock;   /* byte locks work here */
+    uint32_t excused;    /* frames reported as truncated or lost: task_done() for them is allowed, and not needed */
+    int64_t audited;     /* when the counters were looked through last */
+};
+
+/* Map the memory behind `fd`, which is the member's from now on; of a new one maxsize > 0 is how many items it takes.
+ * 0 or -errno. */
+int pipecap_member_open(struct pipecap_member *member, int fd, uint32_t maxsize);
+void pipecap_member_close(struct pipecap_member *member);
+void pipecap_member_forked(struct pipecap_member *member);
+/* Register, if that was not done: 0, -errno or PIPECAP_TABLE_FULL. */
+int pipecap_participate(struct pipecap_member *member);
+/* Whether the participant with this index is a process that has not ended; 1 also where that is not known. */
+int pipecap_is_alive(struct pipecap_member *member, uint32_t index);
+
+/* Where an `end` is asked for it is either end of the pipe in this process. */
+
+/* Take a lock: 0, or an outcome, or -errno. One whose owner ended is taken over, as soon as what the owner left is
+ * known. */
+int pipecap_acquire(struct pipecap_member *member, struct pipecap_end *end, int reading, int64_t deadline);
+/* 0, or -EPERM when this process does not own it. */
+int pipecap_unlock(struct pipecap_member *member, int reading);
+
+/* Items put and not got, as the credits say. */
+int64_t pipecap_queue_size(struct pipecap_member *member, struct pipecap_end *end);
+/* How many items died in feeders, and in the hands of consumers that owed task_done(); each is returned once. Or
+ * -errno. */
+int64_t pipecap_claim_lost(struct pipecap_member *member, struct pipecap_end *end);
+/* task_done(): 0, or -EINVAL when called too often. */
+int pipecap_task_done(struct pipecap_member *member);
+/* join(): 0 when no task is left, a number of tasks that will never be done, or an outcome. */
+int64_t pipecap_wait_for_tasks(struct pipecap_member *member, struct pipecap_end *end, int64_t deadline);
+
+/* ---- receive.c: multiprocessing's wire format, in ---- */
+
+enum { PIPECAP_EAGER = -2 };
+
+/* Whole frames, with the caller. All zeros at first; the memory is malloc'ed and used again. */
+struct pipecap_frames {
+    uint8_t *data;       /* the payload of the first begins at data + 4 */
+    size_t allocated;
+    uint64_t *bounds;    /* of each: where its payload begins, its bytes */
+    size_t bounds_allocated;
+    size_t count;
+    size_t taken;        /* how many of them the caller has used */
+    uint32_t moves;      /* counts the changes of `data` */
+    uint64_t serial;     /* number of the first among those that the receiver received */
+    struct pipecap_frames *next;
+};
+
+/* One process's receiving side: the record of the frame under way. C alone changes it. */
+struct pipecap_receiver {
+    struct pipecap_end *end;
+    struct pipecap_member *member; /* NULL: a plain connection */
+    int counts;                    /* its frames are items with credits */
+    int tasks;                     /* each of them is a task until task_done() */
+    uint32_t mutex;
+    int locked;                    /* the read lock is owned for the frame under way */
+    int moved;                     /* bytes came in this call: before it sleeps, Python looks for signals once more */
+    int partial;                   /* a part of its payload is in half.data */
+    size_t have;                   /* bytes in the place, from its boundary on */
+    uint64_t payload;              /* bytes of the partial one's payload, ... */
+    uint64_t filled;               /* ... and of it that are here */
+    uint64_t received;             /* frames so far */
+    struct pipecap_frames half;
+    uint32_t owed_mutex;
+    struct pipecap_frames *owed;   /* whole ones that were given back */
+    struct pipecap_frames *spare;  /* for the next that are: giving back must not fail for want of memory */
+    uint8_t head[16];              /* the header under way of a plain connection */
+};
+
+/* Receive at least one frame and at most max_frames, all that are there: bytes of the first payload, or -errno, or
+ * an outcome. After PIPECAP_AGAIN call again. Deadline 0 never waits, and leaves an item in the pipe that is not
+ * whole there, unless the pipe cannot hold it whole; PIPECAP_EAGER never waits either, but takes as much of an item
+ * as there is. */
+int64_t pipecap_receive(
+    struct pipecap_receiver *receiver, struct pipecap_frames *frames, int64_t deadline, uint64_t longest,
+    uint64_t max_frames);
+/* Give back what the caller did not use of its frames; the next pipecap_receive() returns it first. */
+void pipecap_give_back(struct pipecap_receiver *receiver, struct pipecap_frames *frames);
+/* Wait until something can be received, or an error is owed, at most until the deadline: 1, 0, -errno,
+ * PIPECAP_AGAIN. */
+int pipecap_poll(struct pipecap_receiver *receiver, int64_t deadline);
+/* Frames that were given back. */
+uint64_t pipecap_owed(struct pipecap_receiver *receiver);
+/* After its end was closed: give up a frame that is partly here. */
+void pipecap_receiver_closed(struct pipecap_receiver *receiver);
+void pipecap_receiver_forked(struct pipecap_receiver *receiver);
+void pipecap_receiver_free(struct pipecap_receiver *receiver);
+void pipecap_frames_free(struct pipecap_frames *frames);
+
+/* ---- send.c: out ---- */
+
+enum {
+    PIPECAP_IN_LINE = 1 << 30, /* in the result of pipecap_put_frames(): some wait in the line */
+    PIPECAP_CHUNK = 8192, /* most bytes of one write(2) to a pipe, whose reader and writer never overlap within one */
+    PIPECAP_COPIED = 4092 /* payloads up to this are copied where they must wait */
+};
 
 struct pipecap_piece {
     const void *data;
     size_t size;
 };
 
-/* Frames on their way out: the payloads lie one after the other in the pieces. */
-struct pipecap_outgoing {
-    const struct pipecap_piece *pieces;
-    size_t piece_count;
-    const uint64_t *payloads; /* bytes of each frame's payload */
-    size_t frame_count;
-    size_t chunk;             /* most bytes of one write(2) */
-    int patient;              /* of a thread that no signal handler waits for: sleep again without coming back */
-    size_t piece;             /* how far it came: in the pieces, ... */
-    size_t piece_done;
-    size_t frame;             /* ... in the frames, ... */
-    uint64_t frame_done;      /* ... in the frame under way, header included */
-    uint64_t sent;            /* bytes, headers included */
-};
-
-/* Count the first bytes, headers included, as sent. */
-void pipecap_skip(struct pipecap_outgoing *outgoing, uint64_t bytes);
-
-/* Write all: 0 or -errno. After -EINTR or -EAGAIN call again. */
-int pipecap_send(struct pipecap_end *end, struct pipecap_outgoing *outgoing);
-
-/* Write one frame by one writev(2): bytes written, header included, perhaps fewer than all; or -errno. */
-int64_t pipecap_send_once(struct pipecap_end *end, const char *data, size_t size);
-
-/* ---- lock.c: what the processes of a queue share, without a name, and the locks in it ---- */
-
-/* The pid of a process of another PID namespace: never told dead. */
-enum { PIPECAP_SOMEBODY = 0x7fffffff };
-
-/* In a shared mapping of zeros. A lock holds the pid of its holder, so that a dead one can be told. Times are
- * nanoseconds of CLOCK_MONOTONIC: 0 does not wait at all, -1 waits for ever. */
-struct pipecap_shared {
-    uint32_t writing;      /* lock: who writes frames; bit 31: others wait */
-    uint32_t reading;      /* lock: who reads frames */
-    uint32_t frame_open;   /* the writer may be in the middle of a frame */
-    uint32_t reader_open;  /* the reader may be in the middle of a frame */
-    uint32_t broken;       /* where the next frame begins is not known any more */
-    uint32_t cut_short;    /* frames cut short that no reader was told of yet */
-    uint32_t slots;        /* items that may still be put */
-    uint32_t slot_waiters;
-    uint32_t ahead_count;  /* bytes of the next frame's header that were read with the frame before */
-    uint8_t ahead[4];      /* these */
-    uint32_t last_reader;  /* pid of who read last; 0: nobody yet */
-    uint32_t unfinished;   /* items without task_done() */
-    uint32_t all_done;     /* counts how often unfinished came down to 0 */
-};
-
-/* Take a lock: 0, -ETIMEDOUT, -EINTR, or PIPECAP_READER_DIED for the read lock of a broken queue. A lock whose holder
- * died between two frames is taken over. */
-int pipecap_lock(struct pipecap_shared *shared, int end_fd, int reading, uint32_t pid, int64_t deadline);
-/* 0, or -EPERM when it was not locked. */
-int pipecap_unlock(struct pipecap_shared *shared, int reading);
-
-/* Whether a process has ended, reaped or not; 0 also where that cannot be told. */
-int pipecap_has_ended(uint32_t pid);
-/* Free the write lock if its holder died and all that it wrote was read: 1 if it did, else 0. `amid_frame`: of the frame
- * that the caller reads, under the read lock; else a frame that it left half written keeps the lock until a reader finds
- * that. */
-int pipecap_free_abandoned(struct pipecap_shared *shared, int fd, uint32_t pid, int amid_frame);
-
-/* ---- counters.c: the slots and the tasks of a queue ---- */
-
-/* Take slots, at least one and at most `most`, all that are free: how many, or -ETIMEDOUT, -EINTR. Give some back: 0, or
- * -EINVAL for more than `most` in all. */
-int64_t pipecap_take_slots(struct pipecap_shared *shared, uint32_t most, int64_t deadline);
-int pipecap_give_slots(struct pipecap_shared *shared, uint32_t count, uint32_t most);
-
-/* task_done(): 0, or -EINVAL when called too often. join(): 0, -ETIMEDOUT, -EINTR. */
-void pipecap_add_unfinished(struct pipecap_shared *shared, uint32_t count);
-int pipecap_task_done(struct pipecap_shared *shared, uint32_t count);
-int pipecap_all_done(struct pipecap_shared *shared, int64_t deadline);
-
-/* ---- queue.c: frames through a pipe that several processes share ---- */
-
-/* One side of a queue in one process. */
-struct pipecap_port {
-    struct pipecap_shared *shared;
+/* One process's sending side: the record of the frames under way, and the line behind them. C alone changes it. */
+struct pipecap_sender {
     struct pipecap_end *end;
-    uint32_t pid;   /* of this process, as its locks are to have it */
-    uint32_t slots; /* of the queue, all in all; 0: it does not count */
-    int tasks;      /* whether each item put is a task, until task_done() */
+    struct pipecap_member *member; /* NULL: a plain connection */
+    int counts;
+    int tasks;
+    size_t chunk;                  /* most bytes of one write(2) */
+    int64_t patience;              /* how long a put waits for room before its rest goes to the line */
+    uint32_t driving;              /* a thread is at work at the first in line, or at its own frames */
+    uint32_t mutex;                /* of the line */
+    uint32_t changed;              /* counts what waiting threads want to know of */
+    uint32_t waiters;
+    uint32_t closing;
+    uint32_t taking_back;          /* threads that wait for the driver to pause, to change the line */
+    uint32_t used;                 /* this process has put something */
+    uint32_t feeding;              /* the driver is the feeder thread, which no signal handler waits for */
+    uint32_t moved;                /* bytes went out in this call: as of a receiver */
+    int locked;                    /* the write lock is owned for the frame under way */
+    int64_t owner_since;           /* when it was taken again and again although others waited; 0 where none waits */
+    struct pipecap_item *first;
+    struct pipecap_item *last;
+    struct pipecap_item *finished; /* of those with a ticket */
+    uint64_t items;                /* frames in the line */
+    uint64_t failures;             /* frames without a ticket that could not be sent, ... */
+    int failure;                   /* ... and why: -errno */
 };
 
-/* How far a put came when it did not come to its end, or an exception came in between. */
-struct pipecap_progress {
-    uint64_t sent; /* bytes of an item that is half in the pipe, with the write lock held for it; else 0 */
-    int taken;     /* its slot is taken, and its task counted, and not all of it was sent */
+/* Send one frame: 0, PIPECAP_QUEUED, -errno, PIPECAP_TIMED_OUT where there is no credit until the deadline,
+ * PIPECAP_AGAIN, PIPECAP_CLOSED. A ticket names it in the line; 0 for none. Where it must wait, a payload above
+ * PIPECAP_COPIED is not copied: its bytes must stay until the ticket is finished. */
+int64_t pipecap_put(struct pipecap_sender *sender, const char *data, size_t size, uint64_t ticket, int64_t deadline);
+/* The same of several frames, whose payloads lie one after the other in the pieces. Where they must wait they are
+ * not copied: all arrays must stay until the ticket is finished. Returns how many frames are sent or in the line, as
+ * many as there are credits for, or'ed with PIPECAP_IN_LINE where some are in the line. */
+int64_t pipecap_put_frames(
+    struct pipecap_sender *sender, const struct pipecap_piece *pieces, size_t piece_count, const uint64_t *payloads,
+    size_t frame_count, uint64_t ticket, int64_t deadline);
+/* Work at the line until the ticket is finished: 0, -errno, or an outcome. */
+int pipecap_flush(struct pipecap_sender *sender, uint64_t ticket, int64_t deadline);
+/* Take back what is in the line under a ticket: 1, or 0 where it is not there, or partly sent; then its rest is copied.
+ * Waits for a round of the thread that sends. */
+int pipecap_withdraw(struct pipecap_sender *sender, uint64_t ticket);
+/* Work at the line as a thread of its own: 1 when tickets are finished or frames failed, 0 when the sender is
+ * closing and the line is empty, PIPECAP_AGAIN. */
+int pipecap_feed(struct pipecap_sender *sender);
+/* A ticket that is finished; each is returned once, 0 when there is none. */
+uint64_t pipecap_finished(struct pipecap_sender *sender);
+/* Whether a ticket is in the line. */
+int pipecap_is_in_line(struct pipecap_sender *sender, uint64_t ticket);
+/* Frames that failed without a ticket since the last call; sender->failure says why. */
+uint64_t pipecap_failures(struct pipecap_sender *sender);
+/* Take no more frames; what is in the line is still sent. */
+void pipecap_sender_closing(struct pipecap_sender *sender);
+
+struct pipecap_line {
+    uint64_t items;  /* frames in the line */
+    uint64_t size;   /* bytes of their payloads */
+    int partial;     /* the first one is partly in the pipe */
 };
-
-/* Take a slot and count the task, in `progress` too: 0, or -ETIMEDOUT where there is no slot. */
-int pipecap_take_one(struct pipecap_port *port, struct pipecap_progress *progress);
-
-/* Put frames without waiting for more than a moment: 0, -errno, or PIPECAP_WOULD_WAIT. Then, where frames->sent is not 0,
- * the write lock is still held and pipecap_put() goes on. */
-int pipecap_put_now(struct pipecap_port *port, struct pipecap_outgoing *frames);
-/* Take a slot, where the queue counts them, and put one frame the same way: besides, -ETIMEDOUT where there is no slot. */
-int pipecap_put_one_now(struct pipecap_port *port, const char *data, size_t size, struct pipecap_progress *progress);
-/* The same, of a payload in three parts: what a pickler makes of an item with one large bytes object. */
-int pipecap_put_three_now(
-    struct pipecap_port *port, const char *head, size_t head_size, const char *body, size_t body_size,
-    const char *tail, size_t tail_size, struct pipecap_progress *progress);
-
-/* Put frames, waiting as long as it takes: 0, -errno. After -EINTR call again: the write lock is still held when
- * frames->sent is not 0. */
-int pipecap_put(struct pipecap_port *port, struct pipecap_outgoing *frames);
-
-/* Get at least one frame and at most max_frames, all that is there: as pipecap_receive(), or -ETIMEDOUT. A queue that
- * counts its slots gets one back for each frame, and then the header of the next frame is read along with one, which
- * saves a read(2) each time; in one that does not, whose reader is also used without this, nothing is. Gives the
- * payload bytes of the first. After -EINTR, and after -ETIMEDOUT while incoming->locked (a frame is half here and the
- * read lock held for it), call again.
- *
- * A payload of at least `body_from` bytes (0: never) that begins as the pickle of one bytes object is left at that, with
- * the read lock, as PIPECAP_LARGE_BYTES: incoming->data + 4 has its head, incoming->body is the size of the object. */
-int64_t pipecap_get(
-    struct pipecap_port *port, struct pipecap_incoming *incoming, int64_t deadline, uint64_t longest,
-    uint64_t max_frames, uint64_t body_from);
-
-/* Go on, with the object's bytes into `body`: 0 when the frame is whole, or -errno or an outcome. Its tail is at
- * incoming->data, behind its head. After -EINTR call again. -EINVAL where no such frame is under way, or it is not one of
- * `size` bytes. */
-int64_t pipecap_get_body(struct pipecap_port *port, struct pipecap_incoming *incoming, uint8_t *body, size_t size);
+void pipecap_line(struct pipecap_sender *sender, struct pipecap_line *line);
+/* Drop what is in the line but not partly in the pipe. */
+void pipecap_discard(struct pipecap_sender *sender, struct pipecap_line *dropped);
+/* After its end was closed: give up what is in the line. */
+void pipecap_sender_closed(struct pipecap_sender *sender);
+void pipecap_sender_forked(struct pipecap_sender *sender);
+void pipecap_sender_free(struct pipecap_sender *sender);

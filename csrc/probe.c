@@ -65,9 +65,9 @@ int pipecap_fill(int fd, const size_t *sizes, size_t count, struct pipecap_fill 
         if (large == MAP_FAILED)
             return -errno;
     }
-    start = now_ns();
+    start = (uint64_t)now_ns();
     error = fill(fd, zeros, sizes, count, result);
-    result->elapsed_ns = now_ns() - start;
+    result->elapsed_ns = (uint64_t)now_ns() - start;
     if (large)
         munmap(large, largest);
     return error;

@@ -1,299 +1,377 @@
-/* Frames on their way in, out of a pipe or socket. internal.h describes the wire format. */
+/* multiprocessing's wire format, in: a header of 4 bytes, the payload's length in network order, then the payload.
+ * Above 2 GiB - 1 bytes: -1 in those 4 and the length in 8 more (Lib/multiprocessing/connection.py: _send_bytes).
+ *
+ * Of a queue, headers and small frames are read into the place in shared memory, where the next reader finds them if
+ * this one dies; the payload of a larger frame goes straight into memory of this process. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <limits.h>
-#include <stdint.h>
-#include <stdlib.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "internal.h"
 
-/* Below this, a frame's memory is taken at once; above, as its bytes arrive, so that a header which lies costs little. */
+/* A frame up to this is read into the place, and copied out. */
+#define SMALL_FRAME 16384u
+/* Below this, a frame's memory is taken at once; above, as its bytes arrive, so that a header which lies costs
+ * little. */
 #define TRUSTED_LENGTH ((size_t)64 << 20)
-#define FIRST_ALLOCATION ((size_t)64 << 10)
-/* malloc gives large blocks at 16 bytes past a page: this far into them, the payload begins on a cache line. */
-#define HEAD_ROOM 44u
+/* In the middle of a frame, how often the reader checks that its writer is alive. */
+#define CHECK_NS 100000000
+#define GO_ON 1
+#define SKIPPED ((size_t)64 << 10) /* bytes of one read */
 
-void pipecap_incoming_clear(struct pipecap_incoming *incoming)
+/* Where the header under way is, with the small frames after it. */
+static uint8_t *block_of(const struct op *op)
 {
-    incoming->filled = incoming->start = 0;
-    incoming->header_known = 0;
-    incoming->frame_count = 0;
-    incoming->body = incoming->body_filled = 0;
+    return op->shared ? place_of(op->shared)->bytes : op->receiver->head;
 }
 
-void pipecap_incoming_free(struct pipecap_incoming *incoming)
+static size_t block_size(const struct op *op)
 {
-    if (incoming->data)
-        free(incoming->data - HEAD_ROOM);
-    free(incoming->frames);
-    *incoming = (struct pipecap_incoming){0};
+    return op->shared ? PIPECAP_BLOCK : LONG_HEADER;
 }
 
-static int reserve(struct pipecap_incoming *incoming, size_t bytes)
+/* ---- reading ---- */
+
+/* Read without sleeping. RWF_NOWAIT is per call: O_NONBLOCK would be seen by every process that shares the description.
+ * Bytes, 0 at the end of the file, -errno. */
+static ssize_t read_some(const struct op *op, const struct iovec *parts, int count)
 {
-    uint8_t *block = incoming->data ? incoming->data - HEAD_ROOM : NULL;
-
-    if (bytes <= incoming->allocated)
-        return 0;
-    if (bytes < FIRST_ALLOCATION)
-        bytes = FIRST_ALLOCATION;
-    if (bytes > (size_t)SSIZE_MAX - HEAD_ROOM)
-        return -ENOMEM;
-    block = realloc(block, bytes + HEAD_ROOM); /* moves pages, not bytes, where it is large */
-    if (!block)
-        return -ENOMEM;
-    incoming->data = block + HEAD_ROOM;
-    incoming->allocated = bytes;
-    return 0;
-}
-
-static int note_frame(struct pipecap_incoming *incoming, size_t begin)
-{
-    if (incoming->frame_count == incoming->frames_allocated) {
-        size_t more = incoming->frames_allocated ? 2 * incoming->frames_allocated : 64;
-        uint64_t *frames = realloc(incoming->frames, more * 2 * sizeof *frames);
-
-        if (!frames)
-            return -ENOMEM;
-        incoming->frames = frames;
-        incoming->frames_allocated = more;
-    }
-    incoming->frames[2 * incoming->frame_count] = begin;
-    incoming->frames[2 * incoming->frame_count + 1] = incoming->payload;
-    return 0;
-}
-
-static uint64_t big_endian(const uint8_t *bytes, size_t count)
-{
-    uint64_t value = 0;
-
-    for (size_t i = 0; i < count; i++)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
-/* Read the header of the frame under way: 1 known, 0 not all of it here, or an outcome. The 8 bytes of a long one are
- * taken out, so that a payload always begins 4 bytes after its frame does. */
-static int parse_header(struct pipecap_incoming *incoming, uint64_t longest)
-{
-    uint8_t *header = incoming->data + incoming->start;
-    size_t have = incoming->filled - incoming->start;
-
-    if (have < SHORT_HEADER)
-        return 0;
-    incoming->payload = big_endian(header, SHORT_HEADER);
-    if (incoming->payload == UINT32_MAX) {
-        if (have < LONG_HEADER)
-            return 0;
-        incoming->payload = big_endian(header + SHORT_HEADER, LONG_HEADER - SHORT_HEADER);
-        memmove(header + SHORT_HEADER, header + LONG_HEADER, have - LONG_HEADER);
-        incoming->filled -= LONG_HEADER - SHORT_HEADER;
-    } else if (incoming->payload > LARGEST_SHORT_PAYLOAD) {
-        return PIPECAP_BAD_HEADER;
-    }
-    incoming->header_known = 1;
-    return incoming->payload > longest ? PIPECAP_TOO_LONG : 1;
-}
-
-/* Take note of the frames that are whole, of at most max_frames: 0, or an outcome. */
-static int parse(struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames)
-{
-    while (incoming->filled > incoming->start && incoming->frame_count < max_frames) {
-        size_t begin = incoming->start + SHORT_HEADER;
-        int known = incoming->header_known ? 1 : parse_header(incoming, longest);
-
-        if (known <= 0)
-            return known;
-        if (incoming->filled - begin < incoming->payload)
-            return 0;
-        if (note_frame(incoming, begin) < 0)
-            return -ENOMEM;
-        incoming->frame_count++;
-        incoming->header_known = 0;
-        incoming->start = begin + (size_t)incoming->payload;
-    }
-    return 0;
-}
-
-int pipecap_incoming_begin(struct pipecap_incoming *incoming, const uint8_t *bytes, size_t count, uint64_t longest)
-{
-    int error = reserve(incoming, count);
-
-    if (error)
-        return error;
-    memcpy(incoming->data, bytes, count);
-    incoming->filled = count;
-    return parse(incoming, longest, 1);
-}
-
-static uint64_t little_endian(const uint8_t *bytes, size_t count)
-{
-    uint64_t value = 0;
-
-    while (count-- > 0)
-        value = value << 8 | bytes[count];
-    return value;
-}
-
-int pipecap_is_large_bytes(struct pipecap_incoming *incoming)
-{
-    const uint8_t *pickle = incoming->data + incoming->start + SHORT_HEADER;
-    uint64_t size;
-
-    /* Lib/pickle.py: PROTO, its number, BINBYTES, 4 bytes of length. */
-    if (pickle[0] != 0x80 || pickle[1] < 4 || pickle[1] > 5 || pickle[2] != 'B')
-        return 0;
-    size = little_endian(pickle + 3, 4);
-    if (size + PIPECAP_BODY_HEAD + PIPECAP_BODY_TAIL != incoming->payload)
-        return 0;
-    if (note_frame(incoming, incoming->start + SHORT_HEADER) < 0 || reserve(incoming, FIRST_ALLOCATION) < 0)
-        return 0; /* as any other, then */
-    incoming->body = (size_t)size;
-    incoming->body_filled = 0;
-    return 1;
-}
-
-int pipecap_receive_body(int fd, struct pipecap_incoming *incoming, uint8_t *body, size_t ahead, int wait)
-{
-    size_t tail = incoming->filled - incoming->start - SHORT_HEADER - PIPECAP_BODY_HEAD;
-    struct iovec parts[] = {
-        {body + incoming->body_filled, incoming->body - incoming->body_filled},
-        {incoming->data + incoming->filled, PIPECAP_BODY_TAIL + ahead - tail},
-    };
-    ssize_t got = wait ? readv(fd, parts, 2) : preadv2(fd, parts, 2, -1, RWF_NOWAIT);
-
-    if (got == -1)
-        return -errno;
-    if (got == 0)
-        return PIPECAP_CUT_SHORT;
-    if ((size_t)got < parts[0].iov_len) {
-        incoming->body_filled += (size_t)got;
-        return 0;
-    }
-    incoming->body_filled = incoming->body;
-    incoming->filled += (size_t)got - parts[0].iov_len;
-    tail += (size_t)got - parts[0].iov_len;
-    if (tail < PIPECAP_BODY_TAIL)
-        return 0;
-    incoming->start += SHORT_HEADER + PIPECAP_BODY_HEAD + PIPECAP_BODY_TAIL;
-    incoming->header_known = 0;
-    incoming->frame_count = 1;
-    return 1;
-}
-
-int pipecap_keep_body(struct pipecap_incoming *incoming, const uint8_t *body)
-{
-    size_t head = SHORT_HEADER + PIPECAP_BODY_HEAD;
-    size_t count = incoming->body_filled;
-    uint8_t *data;
-
-    if (reserve(incoming, incoming->filled + count))
-        return -ENOMEM;
-    data = incoming->data + head;
-    memmove(data + count, data, incoming->filled - head);
-    memcpy(data, body, count);
-    incoming->filled += count;
-    if (incoming->frame_count)
-        incoming->start += count;
-    incoming->body = incoming->body_filled = 0;
-    return 0;
-}
-
-int pipecap_may_be_large_bytes(const struct pipecap_incoming *incoming, uint64_t body_from)
-{
-    return body_from && incoming->header_known && incoming->payload >= body_from &&
-           incoming->payload <= TRUSTED_LENGTH && incoming->frame_count == 0 &&
-           incoming->filled - incoming->start < SHORT_HEADER + PIPECAP_BODY_HEAD;
-}
-
-/* Bytes that belong to the frame under way and to `more` further ones, however small: never a byte too many, but for
- * `ahead` bytes, which are at most a header. */
-static size_t wanted(const struct pipecap_incoming *incoming, uint64_t more, size_t ahead, uint64_t body_from)
-{
-    size_t have = incoming->filled - incoming->start;
-    uint64_t missing;
-
-    if (pipecap_may_be_large_bytes(incoming, body_from))
-        missing = SHORT_HEADER + PIPECAP_BODY_HEAD - have;
-    else if (incoming->header_known)
-        missing = SHORT_HEADER + incoming->payload - have + ahead;
-    else
-        missing = (have < SHORT_HEADER ? SHORT_HEADER : LONG_HEADER) - have;
-    if (more > SIZE_MAX / SHORT_HEADER / 2)
-        more = SIZE_MAX / SHORT_HEADER / 2;
-    if (more) {
-        missing += more * SHORT_HEADER;
-        if (missing > FIRST_ALLOCATION && missing - more * SHORT_HEADER < FIRST_ALLOCATION)
-            missing = FIRST_ALLOCATION;
-    }
-    return missing > (uint64_t)SSIZE_MAX / 2 ? SSIZE_MAX / 2 : (size_t)missing;
-}
-
-int pipecap_receive_some(int fd, struct pipecap_incoming *incoming, uint64_t longest, uint64_t max_frames, size_t ahead,
-                         uint64_t body_from, int wait)
-{
-    size_t want = wanted(incoming, max_frames - incoming->frame_count - 1, ahead, body_from);
-    size_t room = want;
     ssize_t got;
-    int error;
 
-    if (room > TRUSTED_LENGTH && room > incoming->filled)
-        room = incoming->filled > TRUSTED_LENGTH ? incoming->filled : TRUSTED_LENGTH;
-    error = reserve(incoming, incoming->filled + room);
-    if (error)
-        return error;
-    if (want > incoming->allocated - incoming->filled)
-        want = incoming->allocated - incoming->filled;
-    if (wait) {
-        got = read(fd, incoming->data + incoming->filled, want);
-    } else {
-        struct iovec part = {incoming->data + incoming->filled, want};
-        got = preadv2(fd, &part, 1, -1, RWF_NOWAIT);
+    if (op->shared)
+        store(&op->shared->reader_busy, 1);
+    got = preadv2(op->fd, parts, count, -1, RWF_NOWAIT);
+    if (got == -1 && (errno == EOPNOTSUPP || errno == ENOSYS)) {
+        got = pipecap_wait_for(op->fd, POLLIN, 0);
+        if (got == 1)
+            got = readv(op->fd, parts, count);
+        else
+            errno = got ? (int)-got : EAGAIN, got = -1;
     }
-    if (got == -1)
-        return -errno;
-    if (got == 0)
-        return incoming->filled == incoming->start ? PIPECAP_END_OF_FILE : PIPECAP_CUT_SHORT;
-    incoming->filled += (size_t)got;
-    error = parse(incoming, longest, max_frames);
-    return error ? error : 1;
+    if (op->shared) {
+        if (got > 0)
+            store64(&op->shared->consumed, op->shared->consumed + (uint64_t)got);
+        store(&op->shared->reader_busy, 0);
+    }
+    if (got > 0)
+        op->receiver->moved = 1;
+    return got == -1 ? -errno : got;
 }
 
-static int64_t receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest, int wait)
+static int is_nonblocking(int fd)
 {
-    int fd = pipecap_enter(end);
-    int may_sleep = wait;
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags != -1 && (flags & O_NONBLOCK);
+}
+
+/* Wait for more bytes: GO_ON, -errno or an outcome. A frame that is partly in memory of this process is waited for past
+ * the deadline, but not by a call that does not wait at all. */
+static int64_t wait_for_bytes(const struct op *op)
+{
+    const struct pipecap_receiver *receiver = op->receiver;
+    int begun = receiver->partial || receiver->have;
     int result;
 
-    if (fd < 0)
-        return fd;
-    if (incoming->filled == incoming->start) /* the frame of before was taken */
-        pipecap_incoming_clear(incoming);
-    if (incoming->header_known && incoming->payload > longest) { /* begun by a call that allowed more */
-        pipecap_leave(end);
-        return PIPECAP_TOO_LONG;
+    if (op->deadline) {
+        if (pipecap_comes_at_once(op->fd, POLLIN))
+            return GO_ON;
+        if (receiver->moved)
+            return PIPECAP_AGAIN;
+        if (!op->shared && is_nonblocking(op->fd))
+            return -EAGAIN;
+        result = pipecap_wait_for(op->fd, POLLIN, within(receiver->partial ? WITHOUT_LIMIT : op->deadline,
+                                                         begun && op->shared ? CHECK_NS : ROUND_NS));
+        if (result)
+            return result == 1 ? GO_ON : result == -EINTR ? PIPECAP_AGAIN : result;
     }
-    do {
-        result = pipecap_receive_some(fd, incoming, longest, 1, 0, 0, may_sleep);
-        if (!wait && (result == -EOPNOTSUPP || result == -ENOSYS)) /* no RWF_NOWAIT here */
-            result = wait_readable(fd, 0) == 1 ? pipecap_receive_some(fd, incoming, longest, 1, 0, 0, 1) : -EAGAIN;
-        else if (result < 0 && wait && !may_sleep)
-            result = result > PIPECAP_END_OF_FILE ? -EINTR : result;
-        may_sleep = 0; /* not before the caller looked for signals that came meanwhile */
-    } while (result == 1 && incoming->frame_count == 0);
-    pipecap_leave(end);
-    return result == 1 ? (int64_t)incoming->frames[1] : result;
+    if (begun && op->shared && pipecap_take_over_gone_writer(op->member, op->fd))
+        return PIPECAP_TRUNCATED;
+    return receiver->partial && op->deadline ? PIPECAP_AGAIN : round_over(op->deadline);
 }
 
-int64_t pipecap_receive(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest)
+/* ---- frames that came ---- */
+
+/* The next frame begins here; `extra` bytes of it are in the next place already. */
+static void advance(const struct op *op, uint64_t bytes, size_t count, size_t extra)
 {
-    return receive(end, incoming, longest, 1);
+    struct pipecap_receiver *receiver = op->receiver;
+    struct pipecap_place *place;
+
+    receiver->partial = 0;
+    receiver->have = extra;
+    op->frames->serial = receiver->received;
+    receiver->received += count;
+    if (!op->shared)
+        return;
+    place = place_of(op->shared);
+    if (!receiver->counts) {
+        pipecap_commit(op->shared, place->boundary + bytes, place->got + count);
+        return;
+    }
+    pipecap_change_begin(op->member);
+    pipecap_commit(op->shared, place->boundary + bytes, place->got + count);
+    if (receiver->tasks)
+        __atomic_add_fetch(&self(op->member)->undone, (int32_t)count, __ATOMIC_SEQ_CST);
+    pipecap_give_credits(op->shared, (uint32_t)count);
+    pipecap_change_end(op->member);
 }
 
-int64_t pipecap_receive_now(struct pipecap_end *end, struct pipecap_incoming *incoming, uint64_t longest)
+/* Return the credit and the task of an item that is reported as truncated or lost. */
+static void drop_item(const struct op *op)
 {
-    return receive(end, incoming, longest, 0);
+    if (op->receiver->counts)
+        pipecap_give_credits(op->shared, 1);
+    if (op->receiver->tasks)
+        pipecap_drop_tasks(op->shared, 1);
+}
+
+/* The frame under way will never be whole, and nothing is in the pipe behind it: its writer is `gone`, and its lock
+ * ours, or the pipe is at its end. */
+static int64_t forget_frame(const struct op *op, int gone, int64_t outcome)
+{
+    op->receiver->partial = 0;
+    op->receiver->have = 0;
+    if (!op->shared)
+        return outcome;
+    pipecap_change_begin(op->member);
+    pipecap_commit(op->shared, load64(&op->shared->consumed), place_of(op->shared)->got);
+    if (gone)
+        pipecap_settle_gone_writer(op->member); /* after the commit: the next writer's bytes are not of this frame */
+    drop_item(op);
+    pipecap_change_end(op->member);
+    return outcome;
+}
+
+/* Skip the rest of a frame that another reader died with. It can be left at any moment, for the next reader. */
+static int64_t skip(const struct op *op)
+{
+    struct pipecap_receiver *receiver = op->receiver;
+    uint64_t payload, end;
+    int header = pipecap_parse_header(block_of(op), receiver->have, UINT64_MAX, &payload);
+    int64_t result;
+
+    if (header <= 0 || pipecap_reserve(op->frames, SKIPPED)) {
+        if (header > 0)
+            return -ENOMEM;
+        store(&op->shared->broken, 1);
+        return PIPECAP_BROKEN;
+    }
+    end = (uint64_t)header + payload;
+    while (receiver->have < end) {
+        struct iovec part = {op->frames->data, SKIPPED};
+
+        if (part.iov_len > end - receiver->have)
+            part.iov_len = (size_t)(end - receiver->have);
+        result = read_some(op, &part, 1);
+        if (result > 0)
+            receiver->have += (size_t)result;
+        if (result == -EAGAIN)
+            result = wait_for_bytes(op);
+        if (result == 0 || result == PIPECAP_TRUNCATED)
+            return forget_frame(op, result != 0, PIPECAP_LOST);
+        if (result < 0)
+            return result;
+    }
+    pipecap_change_begin(op->member);
+    receiver->have -= (size_t)end;
+    pipecap_commit(op->shared, place_of(op->shared)->boundary + end, place_of(op->shared)->got + 1);
+    drop_item(op);
+    pipecap_change_end(op->member);
+    return PIPECAP_LOST;
+}
+
+/* ---- the payload of a larger frame ---- */
+
+/* Whether to begin: a call that does not wait leaves a frame in the pipe that is not all there yet, unless the pipe
+ * cannot hold all of it, or its writer ended. */
+static int may_begin(const struct op *op, uint64_t rest)
+{
+    int64_t capacity;
+
+    if (op->deadline || op->is_eager || !op->shared || pipecap_unread(op->fd) >= (int64_t)rest)
+        return 1;
+    capacity = pipecap_capacity(op->fd);
+    return (capacity >= 0 && rest > (uint64_t)capacity) || pipecap_is_orphan(op->member, WRITING);
+}
+
+static int64_t begin_payload(const struct op *op, size_t header, uint64_t payload)
+{
+    struct pipecap_receiver *receiver = op->receiver;
+    size_t here = receiver->have - header;
+
+    if (!may_begin(op, payload - here))
+        return PIPECAP_TIMED_OUT;
+    if (pipecap_reserve(op->frames, SHORT_HEADER + (payload < TRUSTED_LENGTH ? (size_t)payload : TRUSTED_LENGTH)) ||
+        pipecap_reserve_bounds(op->frames, 1))
+        return -ENOMEM;
+    memcpy(op->frames->data + SHORT_HEADER, block_of(op) + header, here);
+    if (op->shared)
+        store64(&place_of(op->shared)->limit, receiver->have);
+    receiver->payload = payload;
+    receiver->filled = here;
+    receiver->partial = (int)header;
+    return GO_ON;
+}
+
+/* Read the rest of the payload and, of a queue, the next header along with it. */
+static int64_t receive_payload(const struct op *op)
+{
+    struct pipecap_receiver *receiver = op->receiver;
+    struct pipecap_frames *frames = op->frames;
+    size_t extra = 0;
+
+    while (receiver->filled < receiver->payload) {
+        size_t room = frames->allocated - SHORT_HEADER - (size_t)receiver->filled;
+        uint64_t rest = receiver->payload - receiver->filled;
+        struct iovec parts[2];
+        int64_t result;
+
+        if (room == 0) {
+            size_t more = receiver->filled < rest ? (size_t)receiver->filled : (size_t)rest;
+
+            if (pipecap_reserve(frames, frames->allocated + more))
+                return -ENOMEM;
+            continue;
+        }
+        parts[0] = (struct iovec){frames->data + SHORT_HEADER + receiver->filled, rest < room ? (size_t)rest : room};
+        if (op->shared)
+            parts[1] = (struct iovec){next_place(op->shared)->bytes, SHORT_HEADER};
+        result = read_some(op, parts, op->shared && parts[0].iov_len == rest ? 2 : 1);
+        if (result > (int64_t)rest) {
+            extra = (size_t)(result - (int64_t)rest);
+            result = (int64_t)rest;
+        }
+        if (result > 0)
+            receiver->filled += (uint64_t)result;
+        if (result == -EAGAIN)
+            result = wait_for_bytes(op);
+        if (result == 0 || result == PIPECAP_TRUNCATED)
+            return forget_frame(op, result != 0, PIPECAP_TRUNCATED);
+        if (result < 0)
+            return result;
+    }
+    pipecap_note_frame(frames, SHORT_HEADER, receiver->payload);
+    advance(op, (uint64_t)receiver->partial + receiver->payload, 1, extra);
+    return 0;
+}
+
+/* ---- small frames ---- */
+
+/* Bytes of the next read into the block: of the frame under way, as many more as the call allows for certain, and a
+ * header of the frame behind them. */
+static size_t wanted(const struct op *op, uint64_t rest, int header_known)
+{
+    uint64_t more = op->max_frames - op->frames->count - 1;
+    uint64_t want = rest;
+
+    if (op->shared && header_known)
+        want += SHORT_HEADER;
+    want += more < PIPECAP_BLOCK ? more * SHORT_HEADER : PIPECAP_BLOCK;
+    if (!op->shared)
+        want = rest;
+    return want < block_size(op) - op->receiver->have ? (size_t)want : block_size(op) - op->receiver->have;
+}
+
+/* Hand the frames in the first `end` bytes of the block to the caller. */
+static int64_t take_from_block(const struct op *op, size_t end)
+{
+    size_t extra = op->receiver->have - end;
+    uint64_t shift = op->frames->bounds[0] - SHORT_HEADER; /* of a long header */
+
+    if (pipecap_reserve(op->frames, end)) {
+        op->frames->count = 0;
+        return -ENOMEM;
+    }
+    for (size_t i = 0; i < op->frames->count; i++)
+        op->frames->bounds[2 * i] -= shift;
+    memcpy(op->frames->data, block_of(op) + shift, end - shift);
+    memcpy(next_place(op->shared)->bytes, block_of(op) + end, extra);
+    advance(op, end, op->frames->count, extra);
+    return 0;
+}
+
+/* Read headers and small frames until there is a frame and no more at once: 0, GO_ON when a larger one has begun, or
+ * why not. */
+static int64_t receive_block(const struct op *op)
+{
+    struct pipecap_receiver *receiver = op->receiver;
+    struct pipecap_frames *frames = op->frames;
+    size_t end = 0; /* of the whole frames in the block */
+
+    for (;;) {
+        uint64_t payload = 0, rest;
+        size_t here = receiver->have - end;
+        int header = pipecap_parse_header(block_of(op) + end, here, op->longest, &payload);
+        struct iovec part;
+        int64_t result;
+
+        if (header > 0 && op->shared && here - (size_t)header >= payload) {
+            if (pipecap_reserve_bounds(frames, frames->count + 1)) {
+                frames->count = 0;
+                return -ENOMEM;
+            }
+            pipecap_note_frame(frames, end + (size_t)header, payload);
+            end += (size_t)header + (size_t)payload;
+            if (frames->count == op->max_frames)
+                return take_from_block(op, end);
+            continue;
+        }
+        rest = header > 0            ? (uint64_t)header + payload - here
+               : here < SHORT_HEADER ? SHORT_HEADER - here
+                                     : LONG_HEADER - here;
+        if (frames->count && (header < 0 || rest > PIPECAP_BLOCK - receiver->have))
+            return take_from_block(op, end);
+        if (header < 0) {
+            if (op->shared)
+                store(&op->shared->broken, 1);
+            return header;
+        }
+        if (header > 0 && !frames->count &&
+            (!op->shared || header != SHORT_HEADER || payload > SMALL_FRAME - SHORT_HEADER))
+            return begin_payload(op, (size_t)header, payload);
+        part = (struct iovec){block_of(op) + receiver->have, wanted(op, rest, header > 0)};
+        result = read_some(op, &part, 1);
+        if (result > 0) {
+            receiver->have += (size_t)result;
+            continue;
+        }
+        if (frames->count)
+            return take_from_block(op, end);
+        if (result == 0)
+            return receiver->have ? forget_frame(op, 0, PIPECAP_TRUNCATED) : PIPECAP_END_OF_FILE;
+        if (result == -EAGAIN)
+            result = wait_for_bytes(op);
+        if (result == PIPECAP_TRUNCATED)
+            return forget_frame(op, 1, PIPECAP_TRUNCATED);
+        if (result < 0)
+            return result;
+    }
+}
+
+/* ---- one call ---- */
+
+int64_t pipecap_receive_frames(const struct op *op)
+{
+    struct pipecap_receiver *receiver = op->receiver;
+    int64_t result = 0;
+
+    if (receiver->partial && receiver->payload > op->longest) /* it began in a call that allowed more */
+        return PIPECAP_TOO_LONG;
+    if (receiver->partial)
+        pipecap_exchange(&receiver->half, op->frames);
+    else if (op->shared)
+        result = pipecap_error_owed(op->shared);
+    op->frames->count = 0;
+    if (!result && op->shared && !receiver->partial && receiver->have > place_of(op->shared)->limit)
+        result = skip(op);
+    if (!result && !receiver->partial)
+        result = receive_block(op);
+    if (receiver->partial && (result == 0 || result == GO_ON))
+        result = receive_payload(op);
+    if (receiver->partial)
+        pipecap_exchange(&receiver->half, op->frames);
+    return result;
 }

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +40,11 @@ class Child(Generic[Result]):
         return value  # type: ignore[no-any-return] # what the child's function gave
 
     def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        """Send a signal; SIGSTOP as stop() does."""
+        if number == signal.SIGSTOP:
+            stop(self.pid)
+        else:
+            os.kill(self.pid, number)
 
     def end(self) -> int:
         """Kill it for good and leave it a zombie; gives its pid."""
@@ -114,6 +119,30 @@ class Thread(threading.Thread):
         return self.value
 
 
+def ended(process: BaseProcess) -> int | None:
+    """Wait until a process has ended; return its exit code, None where it does not end."""
+    process.join(2 * DEADLINE)
+    return process.exitcode
+
+
+def put(queue: Any, *items: object) -> None:
+    """Put items one by one."""
+    for item in items:
+        queue.put(item)
+
+
+def get(queue: Any) -> Any:
+    """Get in another thread, so that what hangs is a failure soon."""
+    return Thread(queue.get).result()
+
+
+def finish(queue: Any) -> None:
+    """Close a queue and wait until its thread has ended."""
+    queue.close()
+    if hasattr(queue, "join_thread"):
+        queue.join_thread()
+
+
 def wait_until(condition: Callable[[], object], what: object = "this") -> None:
     """Return once the condition holds; give up loudly."""
     end = time.monotonic() + DEADLINE
@@ -131,9 +160,20 @@ def place(pid: int, tid: int | None = None) -> str:
         return str(error)
 
 
-def state(pid: int) -> str:
-    """Tell the state letter of a process: R, S, T, Z."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+def stop(pid: int | None) -> None:
+    """Stop a process, and return once each of its threads is stopped.
+
+    kill(2) returns before: until the thread that takes the signal runs, the others continue. On a busy machine a feeder
+    thread that was in the middle of an item was seen to send all of it.
+    """
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(state(pid, int(tid)) == "T" for tid in os.listdir(f"/proc/{pid}/task")))
+
+
+def state(pid: int, tid: int | None = None) -> str:
+    """Tell the state letter of a thread: R, S, T, Z."""
+    return Path(f"/proc/{pid}/task/{tid or pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 def wait_until_in(function: str, pid: int, tid: int | None = None) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import privilege
@@ -26,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--thorough",
         action="store_true",
         help="hundreds of thousands of random steps against the kernel, in minutes: add -o faulthandler_timeout=0",
+    )
+    parser.addoption(
+        "--kill-matrix",
+        action="store_true",
+        help="100 kills in every cell of tests/test_kills.py, in an hour or two: add -o faulthandler_timeout=0",
     )
     parser.addoption(
         "--change-sysctls",
@@ -83,6 +91,10 @@ def nothing_left_behind() -> Iterator[None]:
             break
         time.sleep(0.02)
     assert child_processes() - children == set(), "processes left behind"
+    for _ in range(150):  # of an executor's worker that was just killed
+        if open_files() == before:
+            break
+        time.sleep(0.02)
     assert open_files() == before, "descriptors left behind, or closed"
 
 
@@ -118,6 +130,34 @@ def fifo(tmp_path: Path) -> Path:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     return path
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., BaseProcess]]:
+    """Start processes of multiprocessing; what is left of them at the end of the test is killed."""
+    started: list[BaseProcess] = []
+
+    def start(target: Callable[..., object], *args: object, ctx: Any = None) -> BaseProcess:
+        process: BaseProcess = (ctx or multiprocessing.get_context("fork")).Process(target=target, args=args)
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+        process.close()
+
+
+@pytest.fixture(scope="module")
+def forkserver() -> Iterator[None]:
+    """Start the helper process of that start method before any test looks at what is left behind, and stop it."""
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] # there is no public way
 
 
 needs_root = pytest.mark.skipif(not privilege.is_root(), reason="takes root to become another user")

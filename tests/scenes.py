@@ -39,16 +39,21 @@ def wait_until_blocked_on_a_full_pipe(pid: int) -> None:
     wait_until_asleep_in(pid, "pipe_write")
 
 
-def wait_until_asleep_in(process: int | BaseProcess, function: str) -> None:
-    """Return once some thread of the process sleeps in that kernel function (part of its name will do)."""
+def wait_until_blocked(process: int | BaseProcess) -> None:
+    """Return once a thread of the process waits for room in a pipe: a stock queue in write(2), ours in poll(2)."""
+    wait_until_asleep_in(process, "pipe_write", "poll")
+
+
+def wait_until_asleep_in(process: int | BaseProcess, *functions: str) -> None:
+    """Return once some thread of the process sleeps in one of these kernel functions (part of a name will do)."""
     pid = process if isinstance(process, int) else process.pid
     assert pid is not None
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
-        if any(function in place for place in waiting_places(pid)):
+        if any(function in place for place in waiting_places(pid) for function in functions):
             return
         time.sleep(0.01)
-    raise AssertionError(f"process {pid} is not in {function}: {waiting_places(pid)}")
+    raise AssertionError(f"process {pid} is not in {' or '.join(functions)}: {waiting_places(pid)}")
 
 
 def waiting_places(pid: int) -> list[str]:

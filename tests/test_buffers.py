@@ -1,181 +1,197 @@
-"""The buffers that frames travel in."""
+"""The memory that frames travel in, as Python holds it."""
 
 from __future__ import annotations
 
-import errno
+import gc
 import os
+import pickle
 import struct
-import threading
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
+from children import Thread
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import ANY, AT_ONCE, FOR_EVER, MIB, In, end_of, frame
 
+from pipecap import BadFrame, TruncatedItem
 from pipecap._native import ffi, lib
-from pipecap.queues import buffers
-from pipecap.queues.buffers import Incoming, Outgoing
+from pipecap.queues import buffers, native
+from pipecap.queues.buffers import Frames, Outgoing
+from pipecap.queues.connection import one_way
+from pipecap.queues.receiver import Receiver
+from pipecap.queues.shared import Shared
 
-MIB = 1 << 20
+
+@pytest.fixture(autouse=True)
+def nothing_spare() -> Iterator[None]:
+    """Begin and end without a warm buffer."""
+    buffers.spare.clear()
+    yield
+    buffers.spare.clear()
+
+
+def spare() -> list[int]:
+    """Return the bytes of memory of each buffer that is kept."""
+    return [int(frames.struct.allocated) for frames in buffers.spare]
 
 
 # ---- out ----
 
 
-@pytest.fixture
-def ends(pipe: tuple[int, int]) -> tuple[Any, Any]:
-    """Give struct pipecap_end of the read and the write end of a pipe with room for a mebibyte."""
-    lib.pipecap_resize(pipe[1], MIB)
-    read_end, write_end = (ffi.new("struct pipecap_end *", {"fd": fd}) for fd in pipe)
-    return read_end, write_end
-
-
 @given(data=st.data())
-def test_frames_are_the_same_bytes_however_they_lie_in_pieces_and_chunks(data: st.DataObject) -> None:
-    payloads = data.draw(st.lists(st.integers(min_value=0, max_value=12_000).map(lambda n: os.urandom(n)), max_size=6))
-    whole = b"".join(payloads)
-    cuts = sorted(data.draw(st.lists(st.integers(min_value=0, max_value=len(whole)), max_size=90)))
-    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
-    chunk = data.draw(st.sampled_from([1, 3, 4, 5, 100, 1024, 4096, 8192, 40_000, MIB]))
-    read_end, write_end = os.pipe()
-    try:
-        lib.pipecap_resize(write_end, MIB)
-        outgoing = Outgoing(pieces, [len(payload) for payload in payloads], chunk)
-        end = ffi.new("struct pipecap_end *", {"fd": write_end})
-        while lib.pipecap_send(end, outgoing.struct) == -errno.EINTR:
-            pass
-        assert outgoing.done
-        expected = b"".join(struct.pack("!i", len(payload)) + payload for payload in payloads)
-        assert outgoing.sent == len(expected)
-        assert (os.read(read_end, 2 * MIB) if expected else b"") == expected
-        assert lib.pipecap_unread(read_end) == 0
-    finally:
-        os.close(read_end)
-        os.close(write_end)
-
-
-@pytest.mark.parametrize("kind", ["bytes", "bytearray"])
-def test_frames_of_ones_own_go_on_where_the_others_stopped(kind: str, ends: tuple[Any, Any]) -> None:
-    """Whatever happens to the buffer they were made of."""
-    read_end, write_end = ends
-    os.set_blocking(write_end.fd, False)
-    lib.pipecap_resize(write_end.fd, 65_536)
-    source = os.urandom(200_000)
-    buffer = bytearray(source) if kind == "bytearray" else source
-    outgoing = Outgoing([b"first", buffer], [5, 200_000], 8192)
-    assert lib.pipecap_send(write_end, outgoing.struct) < 0
-    own = outgoing.own()
+def test_outgoing_frames_are_pieces_and_sizes(data: st.DataObject) -> None:
+    pieces = data.draw(st.lists(st.binary(max_size=50) | st.builds(bytearray, st.binary(max_size=50)), max_size=8))
+    sizes = data.draw(st.lists(st.integers(0, 2**64 - 1), max_size=8))
+    outgoing = Outgoing(pieces, sizes)
+    assert (outgoing.count, outgoing.frame_count) == (len(pieces), len(sizes))
+    assert [native.unpack(outgoing.sizes, len(sizes))] == [sizes] if sizes else True
+    seen = [bytes(ffi.buffer(outgoing.pieces[at].data, outgoing.pieces[at].size)) for at in range(len(pieces))]
+    assert seen == [bytes(piece) for piece in pieces]
     outgoing.release()
-    if isinstance(buffer, bytearray):
-        buffer.clear()  # BufferError while somebody holds it
-    got = b""
-    while not own.done:
-        got += os.read(read_end.fd, MIB)
-        lib.pipecap_send(write_end, own.struct)
-    with suppress(BlockingIOError):
-        os.set_blocking(read_end.fd, False)
-        while True:
-            got += os.read(read_end.fd, MIB)
-    assert got == struct.pack("!i", 5) + b"first" + struct.pack("!i", 200_000) + source
+
+
+def test_the_memory_of_outgoing_frames_stays_where_it_is_until_it_is_released() -> None:
+    piece = bytearray(b"x" * 1000)
+    outgoing = Outgoing([piece], [1000])
+    with pytest.raises(BufferError):
+        piece.clear()
+    outgoing.release()
+    piece.clear()
+
+
+def test_released_outgoing_frames_in_a_cycle_may_be_collected() -> None:
+    """CPython 3.11 crashes when it collects a memoryview whose buffer cffi still holds."""
+    for _ in range(3):
+        cycle: list[object] = [Outgoing([memoryview(bytearray(5000))], [5000])]
+        cycle.append(cycle)
+        cycle[0].release()  # type: ignore[attr-defined]
+        del cycle
+        gc.collect()
 
 
 # ---- in ----
 
 
-def receive(end: Any, incoming: Incoming, longest: int = 2**31) -> int:
-    """Receive one frame; the native call comes back now and then to give signals their turn."""
-    result = -errno.EINTR
-    while result == -errno.EINTR:
-        result = lib.pipecap_receive(end, incoming.struct, longest)
-    return result
-
-
 def write_frame(fd: int, payload: bytes) -> None:
-    os.write(fd, struct.pack("!i", len(payload)) + payload)
+    os.write(fd, frame(payload))
 
 
-def test_a_buffer_is_warm_for_the_next_frame(ends: tuple[Any, Any]) -> None:
+def test_a_buffer_is_warm_for_the_next_frame() -> None:
     first = buffers.take()
     buffers.give(first)
     assert buffers.take() is first
     assert buffers.take() is not first
 
 
-def test_a_payload_is_seen_where_it_is_after_the_buffer_has_grown(ends: tuple[Any, Any]) -> None:
-    read_end, write_end = ends
-    incoming = Incoming()
+def test_a_payload_is_seen_where_it_is_after_the_buffer_has_grown(pipe: tuple[int, int]) -> None:
+    lib.pipecap_resize(pipe[1], MIB)
+    frames, reading = Frames(), In(end_of(pipe[0]))
     for size in (5, 100_000, 3, 900_000, 0, 65_532, 65_533):
         payload = os.urandom(size)
-        write_frame(write_end.fd, payload)
-        assert receive(read_end, incoming, MIB) == size
-        assert incoming.payload(size) == payload
+        write_frame(pipe[1], payload)
+        assert lib.pipecap_receive(reading.receiver, frames.struct, FOR_EVER, MIB, 1) == size
+        assert frames.payload(size) == payload
 
 
-def test_a_buffer_that_grew_for_a_frame_which_never_came_whole_shows_the_next_one(pipe: tuple[int, int]) -> None:
+def test_a_buffer_that_grew_for_a_frame_which_never_came_whole_shows_the_next_one() -> None:
     """Growing moves it: a view of where it was would show memory that is not ours any more."""
-    incoming = Incoming()
+    frames = Frames()
     for announced, sent in ((5, 5), (30 * MIB, 50_000), (7, 7)):
         read_end, write_end = os.pipe()
-        end = ffi.new("struct pipecap_end *", {"fd": read_end})
+        reading = In(end_of(read_end))
         payload = os.urandom(sent)
         os.write(write_end, struct.pack("!i", announced) + payload)
         os.close(write_end)
-        result = receive(end, incoming)
+        result = lib.pipecap_receive(reading.receiver, frames.struct, FOR_EVER, ANY, 1)
         os.close(read_end)
         if announced == sent:
             assert result == sent
-            assert incoming.payload(sent) == payload
+            assert frames.payload(sent) == payload
         else:
-            assert result == lib.PIPECAP_CUT_SHORT
-            buffers.give_unused(incoming)
-            buffers.take()
+            assert result == lib.PIPECAP_TRUNCATED
+            buffers.give(frames)
+            with suppress(ValueError):
+                buffers.spare.remove(frames)
             hoard = [bytes(65_580) for _ in range(50)]  # whoever gets the old memory
             del hoard
 
 
-def test_only_two_buffers_of_moderate_size_are_kept(ends: tuple[Any, Any]) -> None:
-    read_end, write_end = ends
-    taken = [buffers.take() for _ in range(5)]
-    for incoming in taken:
-        buffers.give(incoming)
-    kept = [incoming for incoming in (buffers.take() for _ in range(5)) if incoming in taken]
-    assert len(kept) <= 2
-    large = Incoming()
-    sending = threading.Thread(target=lambda: _send_large(write_end))
-    sending.start()
-    assert receive(read_end, large) == 20 * MIB
-    sending.join()
-    assert large.payload(20 * MIB)[-1] == 0
-    buffers.give(large)
-    assert buffers.take() is not large
+def test_the_payloads_of_a_batch_are_seen_where_they_are() -> None:
+    read_end, write_end = one_way("1M")
+    with read_end, write_end:
+        shared = Shared(100)
+        receiver = read_end.share(shared, counts=False, tasks=False)
+        frames = Frames()
+        for sizes in ([5], [0, 1, 2], [3000] * 20, [10_000] * 6, [200_000], [1]):
+            payloads = [os.urandom(size) for size in sizes]
+            os.write(write_end.fileno(), b"".join(map(frame, payloads)))
+            assert lib.pipecap_receive(receiver.struct, frames.struct, AT_ONCE, ANY, 100) == sizes[0]
+            assert frames.payloads() == payloads
 
 
-def _send_large(write_end: Any) -> None:
-    outgoing = Outgoing([bytes(20 * MIB)], [20 * MIB], MIB)
-    while lib.pipecap_send(write_end, outgoing.struct) == -errno.EINTR:
-        pass
-
-
-def test_a_buffer_that_grew_for_what_was_cut_short_is_not_kept_either() -> None:
+def received(wire: bytes) -> Exception | bytes:
+    """Receive once from a connection whose other end was closed after these bytes."""
     read_end, write_end = os.pipe()
-    end = ffi.new("struct pipecap_end *", {"fd": read_end})
-    incoming = Incoming()
-    os.write(write_end, struct.pack("!i", 2**30) + b"x")
+    end = end_of(read_end)
+    os.write(write_end, wire)
     os.close(write_end)
-    assert receive(end, incoming) == lib.PIPECAP_CUT_SHORT
-    os.close(read_end)
-    assert incoming.struct.allocated > 16 * MIB
-    buffers.give_unused(incoming)
-    assert buffers.take() is not incoming
+    try:
+        payload: bytes = Receiver(end).get(FOR_EVER, bytes)
+    except (TruncatedItem, BadFrame, EOFError) as error:
+        return error
+    else:
+        return payload
+    finally:
+        os.close(read_end)
 
 
-def test_half_a_frame_is_told(ends: tuple[Any, Any]) -> None:
-    read_end, write_end = ends
-    os.set_blocking(read_end.fd, False)
-    incoming = Incoming()
-    for sent, amid in ((b"", False), (b"\0", True), (b"\0\0\5", True), (b"abc", True), (b"de", False)):
-        os.write(write_end.fd, sent)
-        receive(read_end, incoming, MIB)
-        assert incoming.amid_frame is amid
-    assert bytes(incoming.payload(5)) == b"abcde"
+def test_only_two_buffers_of_moderate_size_are_kept() -> None:
+    taken = [buffers.take() for _ in range(5)]
+    for frames in taken:
+        buffers.give(frames)
+    kept = [frames for frames in (buffers.take() for _ in range(5)) if frames in taken]
+    assert len(kept) <= 2
+
+
+@pytest.mark.parametrize(("size", "kept"), [(MIB, True), (15 * MIB, True), (20 * MIB, False), (100 * MIB, False)])
+def test_the_memory_of_a_large_item_is_not_kept(size: int, kept: bool) -> None:
+    reader, writer = one_way("1M")
+    with reader, writer:
+        item = bytes(size)
+        sending = Thread(lambda: writer.send_bytes(item))
+        assert reader.recv_bytes() == item
+        sending.result()
+        assert (max(spare(), default=0) >= size) is kept
+        assert sum(spare()) <= 2 * 16 * MIB
+        assert reader._receiver.struct.half.allocated <= 16 * MIB
+
+
+@pytest.mark.parametrize("header", [struct.pack("!i", 2**30), struct.pack("!iQ", -1, 2**32)], ids=["1 GiB", "4 GiB"])
+def test_a_buffer_that_grew_for_what_was_cut_short_is_not_kept_either(header: bytes) -> None:
+    for _ in range(3):
+        assert isinstance(received(header + b"x"), TruncatedItem)
+        assert max(spare(), default=0) <= 16 * MIB
+
+
+def test_after_what_was_cut_short_a_connection_keeps_no_large_memory() -> None:
+    reader, writer = one_way("64K")
+    with reader:
+        os.write(writer.fileno(), struct.pack("!i", 2**30) + b"x")
+        writer.close()
+        with pytest.raises(TruncatedItem):
+            reader.recv()
+        assert reader._receiver.struct.half.allocated <= 16 * MIB
+
+
+def test_what_does_not_unpickle_gives_its_buffer_back() -> None:
+    reader, writer = one_way("auto")
+    with reader, writer:
+        for _ in range(3):
+            writer.send_bytes(b"no pickle")
+            with pytest.raises(pickle.UnpicklingError):
+                reader.recv()
+        writer.send("well")
+        assert reader.recv() == "well"
+        assert len(spare()) <= 2

@@ -35,8 +35,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import pipecap
 from pipecap import ResizeRefused, TruncatedItem
 from pipecap.errors import BadFrame
-from pipecap.queues import buffers
+from pipecap.queues import buffers, sender
 from pipecap.queues.connection import Connection, one_way, two_way
+from pipecap.queues.receiver import Receiver
 
 PAGE = os.sysconf("SC_PAGESIZE")
 CAPACITY = 16 * PAGE
@@ -242,7 +243,7 @@ def test_a_long_header_may_say_a_short_length(kind: type[connection.Connection],
 def test_above_2_gib_the_header_is_the_standard_librarys_long_one(size: int) -> None:
     """A frame of the same mebibyte over and over; the reader throws away what it does not look at."""
     block, last = bytes(MIB), noise(size % MIB or MIB, 1)
-    outgoing = buffers.Outgoing([block] * ((size - len(last)) // MIB) + [last], [size], MIB)
+    outgoing = buffers.Outgoing([block] * ((size - len(last)) // MIB) + [last], [size])
     read_end, write_end = os.pipe()
     reader, writer = Connection(read_end, writable=False), Connection(write_end, readable=False)
     pipecap.resize(reader, MIB, best_effort=True)
@@ -260,8 +261,7 @@ def test_above_2_gib_the_header_is_the_standard_librarys_long_one(size: int) -> 
     looking = Thread(look)
     try:
         with writer:
-            writer._drive(outgoing)
-        assert outgoing.sent == len(header) + size
+            writer._out().send_frames(outgoing)
         assert looking.result() == (header, last)
     finally:
         writer.close()
@@ -690,7 +690,7 @@ def test_whole_items_come_out_before_the_one_that_was_cut_short() -> None:
     reader, writer = one_way("64K")
     with reader, writer:
         with forked(lambda: send_all(writer, map(noise, [5000] * 100, range(100))), close=(reader,)) as child:
-            wait_until_in("pipe_write", child.pid)
+            wait_until_in("poll", child.pid)
             child.end()
         writer.close()
         got = received_until(TruncatedItem, reader)
@@ -709,38 +709,43 @@ def test_a_reader_that_dies_while_somebody_waits_to_send_is_a_broken_pipe(size: 
                 writer.send_bytes(bytes(size))
 
         sending = Thread(send)
-        wait_until_in("pipe_write", os.getpid(), sending.native_id)
+        wait_until_in("poll", os.getpid(), sending.native_id)
         child.end()
         with pytest.raises(BrokenPipeError):
             sending.result()
 
 
-WAITS: dict[str, tuple[bool, str, Callable[[Any], Any]]] = {
-    "recv": (True, "read", lambda end: end.recv()),
-    "recv of half a message": (True, "read", lambda end: end.recv()),
-    "poll": (True, "poll", lambda end: end.poll(None)),
-    "send": (False, "write", lambda end: [end.send(5) for _ in range(100_000)]),
-    "send of something large": (False, "write", lambda end: end.send(bytes(MIB))),
+WAITS: dict[str, tuple[bool, Callable[[Any], Any]]] = {
+    "recv": (True, lambda end: end.recv()),
+    "recv of half a message": (True, lambda end: end.recv()),
+    "poll": (True, lambda end: end.poll(None)),
+    "send": (False, lambda end: [end.send(5) for _ in range(100_000)]),
+    "send of something large": (False, lambda end: end.send(bytes(MIB))),
 }
 
 
 @pytest.mark.parametrize("name", WAITS)
 def test_closing_under_a_waiting_call_never_touches_a_file_that_gets_the_number(name: str) -> None:
-    """What arrives after the close goes to the waiting call or nowhere; the descriptor's number is free only then."""
-    reading, sleeps_in, call = WAITS[name]
+    """What arrives after the close goes to the waiting call or nowhere; the descriptor's number is free only then.
+
+    A call waits in rounds, and one whose round is just over does not begin another.
+    """
+    reading, call = WAITS[name]
     read_end, write_end = os.pipe()
     mine, theirs = (read_end, write_end) if reading else (write_end, read_end)
     end = Connection(mine, readable=reading, writable=not reading)
     if name == "recv of half a message":
         os.write(write_end, stock_frame(pickle.dumps(bytes(1000)))[:500])
     waiting = Thread(lambda: outcome(lambda: call(end)))
-    wait_until_in(sleeps_in, os.getpid(), waiting.native_id)
+    wait_until_in("poll", os.getpid(), waiting.native_id)
     end.close()
     assert end.closed
     assert type(outcome(lambda: call(end))) is OSError
     others = [os.pipe() for _ in range(4)]
     try:
-        assert mine not in itertools.chain(*others), "the number of a descriptor in use was given away"
+        given_away = mine in itertools.chain(*others)
+        if given_away:
+            assert type(waiting.result()) is OSError, "the number of a descriptor in use was given away"
         if reading:
             os.write(write_end, stock_frame(pickle.dumps("late")) + bytes(1000))
             os.close(theirs)
@@ -749,8 +754,9 @@ def test_closing_under_a_waiting_call_never_touches_a_file_that_gets_the_number(
         result = waiting.result()
         assert result in ("late", True) or isinstance(result, OSError | EOFError | pickle.UnpicklingError)
         assert [pipecap.unread(other[0]) for other in others] == [0, 0, 0, 0]
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(mine)
+        if not given_away:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(mine)
     finally:
         for fd in itertools.chain(*others):
             os.close(fd)
@@ -795,7 +801,7 @@ def test_closing_frees_the_descriptor_of_a_forked_child_though_a_thread_waits_in
     reader, writer = one_way("auto")
     with reader, writer:
         waiting = Thread(reader.recv)
-        wait_until_in("read", os.getpid(), waiting.native_id)
+        wait_until_in("poll", os.getpid(), waiting.native_id)
         fd = reader.fileno()
 
         def close() -> object:
@@ -814,12 +820,12 @@ def test_a_forked_child_may_close_under_its_own_waiting_thread() -> None:
     reader, writer = one_way("auto")
     with reader, writer:
         waiting = Thread(reader.recv)
-        wait_until_in("read", os.getpid(), waiting.native_id)
+        wait_until_in("poll", os.getpid(), waiting.native_id)
         fd = reader.fileno()
 
         def close() -> tuple[bool, str]:
             mine = Thread(reader.recv)
-            wait_until_in("read", os.getpid(), mine.native_id)
+            wait_until_in("poll", os.getpid(), mine.native_id)
             reader.close()
             return os.path.exists(f"/proc/self/fd/{fd}"), place(os.getpid(), mine.native_id)
 
@@ -827,7 +833,7 @@ def test_a_forked_child_may_close_under_its_own_waiting_thread() -> None:
             still_open, where = child.result()
         writer.send(1)
         waiting.result()
-    assert still_open or "read" not in where
+    assert still_open or "poll" not in where
 
 
 # ---- signals ----
@@ -856,7 +862,7 @@ def test_ctrl_c_in_the_middle_of_receiving_keeps_the_half_that_came() -> None:
         wire = stock_frame(item) + stock_frame(b"next")
         os.write(writer.fileno(), wire[:500_000])
         wait_until(lambda: pipecap.unread(reader) == 0)
-        wait_until_in("pipe_read", child.pid)
+        wait_until_in("poll", child.pid)
         child.signal(signal.SIGINT)
         os.read(told, 1)
         os.write(writer.fileno(), wire[500_000:])
@@ -891,7 +897,7 @@ def test_ctrl_c_in_the_middle_of_sending_is_made_good_by_the_next_send(kind: str
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with reader, writer, forked(send, close=(reader,)) as child:
         writer.close()
-        wait_until_in("pipe_write", child.pid)
+        wait_until_in("poll", child.pid)
         child.signal(signal.SIGINT)
         wait_until(lambda: not _pending(child.pid))
         assert reader.recv_bytes() == noise(900_000)
@@ -919,9 +925,8 @@ class Disturber:
     BLOCK = 256 << 10
     SIZE = (2 * ROUNDS - 5) * BLOCK
 
-    def __init__(self, move: Callable[[], object], sleeps_in: str) -> None:
+    def __init__(self, move: Callable[[], object]) -> None:
         self._move = move
-        self._sleeps_in = sleeps_in
         self._handled = 0
 
     def handle(self, *_: object) -> None:
@@ -930,7 +935,7 @@ class Disturber:
     def _is_stuck(self, before: int) -> bool:
         """Tell whether main took the signal and sleeps again, and no handler ran."""
         pid = os.getpid()
-        return not _pending(pid) and self._sleeps_in in place(pid) and self._handled == before
+        return not _pending(pid) and "poll" in place(pid) and self._handled == before
 
     def run(self) -> int:
         """Move all; gives how many signals waited for the next block."""
@@ -961,7 +966,7 @@ def test_a_signal_is_handled_though_the_message_under_way_is_stuck(way: str) -> 
         "read": lambda: write_all(writer.fileno(), bytes(block)),
         "write": lambda: read_exactly(reader.fileno(), block),
     }
-    disturber = Disturber(moves[way], f"pipe_{way}")
+    disturber = Disturber(moves[way])
     previous = signal.signal(signal.SIGUSR1, disturber.handle)
     try:
         with reader, writer:
@@ -983,8 +988,8 @@ def test_an_exception_out_of_a_signal_handler_never_loses_a_message_that_had_arr
     rounds, size = 150, 600_000
     main = threading.get_ident()
 
-    def raise_in_receive(_: int, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code.co_name == "_receive":
+    def raise_in_get(_: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code is Receiver.get.__code__:
             raise Tick
 
     def send() -> None:
@@ -993,7 +998,7 @@ def test_an_exception_out_of_a_signal_handler_never_loses_a_message_that_had_arr
             signal.pthread_kill(main, signal.SIGUSR1)
         writer.close()
 
-    previous = signal.signal(signal.SIGUSR1, raise_in_receive)
+    previous = signal.signal(signal.SIGUSR1, raise_in_get)
     got: list[int] = []
     try:
         with reader, writer:
@@ -1041,8 +1046,8 @@ def test_an_eintr_storm_changes_nothing_on_the_wire(ours: str, duplex: bool) -> 
 def test_a_storm_of_exceptions_while_sending_puts_every_message_out_once_and_in_order() -> None:
     """Each is made good by the next send; a message of which nothing went out yet is not sent at all."""
 
-    def raise_in_native_call(_: int, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code.co_name == "_drive":
+    def raise_amid_sending(_: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code.co_filename == sender.__file__:
             raise Tick
 
     got: list[bytes] = []
@@ -1056,7 +1061,7 @@ def test_a_storm_of_exceptions_while_sending_puts_every_message_out_once_and_in_
                     got.append(reader.recv_bytes())
 
         receiving = Thread(receive)
-        with storm(raise_in_native_call):
+        with storm(raise_amid_sending):
             for payload in expected:
                 try:
                     writer.send_bytes(payload)
@@ -1328,6 +1333,8 @@ def test_an_elastic_pipe_grows_for_what_would_not_fit_and_another_does_not() -> 
         reader, writer = one_way(capacity)
         with reader, writer:
             sending = Thread(lambda w=writer: w.send_bytes(noise(200_000)))  # type: ignore[misc]
+            if capacity == "auto":
+                sending.result()  # all of it is in the pipe; with a reader at work it need not grow
             assert reader.recv_bytes() == noise(200_000)
             sending.result()
             assert fcntl.fcntl(reader.fileno(), fcntl.F_GETPIPE_SZ) == expected

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from queue import Empty
 from typing import Any
 
 import pytest
-from scenes import wait_until_asleep_in
+from children import stop
+from scenes import wait_until_asleep_in, wait_until_blocked
 
 import pipecap
+from pipecap.kernel.limits import PAGE_SIZE
 
 STOCK = multiprocessing.get_context("fork")
 OURS = pipecap.get_context("fork")
@@ -24,24 +27,6 @@ BIG = b"x" * 3_000_000  # more than a pipe can be let grow to by an ordinary use
 @pytest.fixture(params=[STOCK, OURS], ids=["stock", "ours"])
 def ctx(request: pytest.FixtureRequest) -> Any:
     return request.param
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., BaseProcess]]:
-    """Start producers; whatever is left of them at the end of the test is killed."""
-    started: list[BaseProcess] = []
-
-    def start(target: Callable[..., object], *args: object) -> BaseProcess:
-        producer: BaseProcess = STOCK.Process(target=target, args=args)
-        producer.start()
-        started.append(producer)
-        return producer
-
-    yield start
-    for producer in started:
-        producer.kill()
-        producer.join()
-        producer.close()
 
 
 def put(queue: Any, *items: object) -> None:
@@ -69,7 +54,7 @@ def test_join_before_get_is_join(ctx: Any, start: Callable[..., BaseProcess]) ->
     """The documented deadlock: the parent would wait for a child that waits for the parent to read."""
     queue = ctx.Queue()
     producer = start(put, queue, BIG)
-    assert pipecap.join([producer], queue, timeout=20) == [BIG]
+    assert pipecap.join(queue, [producer], timeout=20) == [BIG]
     assert producer.exitcode == 0
 
 
@@ -106,7 +91,7 @@ def test_producers_that_put_until_an_event_is_set_are_emptied_while_they_stop(
     producers = [start(busy, n) for n in range(5)]
     first = [queue.get()[:2] for _ in range(10)]
     stop.set()
-    items = first + [item[:2] for item in pipecap.join(producers, queue, timeout=30)]
+    items = first + [item[:2] for item in pipecap.join(queue, producers, timeout=30)]
     for n in range(5):
         counts = [count for producer, count in items if producer == n]
         assert counts == list(range(len(counts)))
@@ -117,7 +102,7 @@ def test_producers_that_put_until_an_event_is_set_are_emptied_while_they_stop(
 def test_a_producer_that_was_never_started_counts_as_ended(ctx: Any) -> None:
     queue = ctx.SimpleQueue()
     queue.put(1)
-    assert pipecap.join([STOCK.Process()], queue, timeout=10) == [1]
+    assert pipecap.join(queue, [STOCK.Process()], timeout=10) == [1]
 
 
 def test_a_producer_that_ended_long_ago(ctx: Any, start: Callable[..., BaseProcess]) -> None:
@@ -134,11 +119,11 @@ def test_an_item_cut_short_is_an_error_after_the_whole_ones(
     """Killed while it sent an item that no pipe holds."""
     queue = getattr(ctx, kind)()
     producer = start(put, queue, 1, 2, BIG)
-    wait_until_asleep_in(producer, "pipe_write")
+    wait_until_blocked(producer)
     producer.kill()
     producer.join()
     with pytest.raises(pipecap.TruncatedItem) as caught:
-        pipecap.join([producer], queue, timeout=20)
+        pipecap.join(queue, [producer], timeout=20)
     assert caught.value.items == [1, 2]
 
 
@@ -148,17 +133,34 @@ def test_the_others_go_on_when_one_is_killed_in_the_middle_of_an_item(
     """The one killed held the write lock: the others wait for it, and would for ever."""
     queue = ctx.SimpleQueue()
     killed = start(put, queue, BIG)
-    wait_until_asleep_in(killed, "pipe_write")
+    wait_until_blocked(killed)
     other = start(put, queue, "after", BIG)
     wait_until_asleep_in(other, "futex")
     killed.kill()
     with pytest.raises(pipecap.TruncatedItem) as caught:
-        pipecap.join([killed, other], queue, timeout=20)
+        pipecap.join(queue, [killed, other], timeout=20)
     assert caught.value.items == ["after", BIG]
     assert other.exitcode == 0
 
 
-def test_the_others_go_on_when_one_is_killed_holding_the_lock_between_two_items(
+def test_a_header_that_was_read_ahead_of_a_dead_producer_is_an_item_cut_short(
+    start: Callable[..., BaseProcess],
+) -> None:
+    """Of a pipe of one page: the first item and 2 bytes of the next one's header."""
+    queue = pipecap.get_context("fork", capacity=PAGE_SIZE, exit_warning=None).Queue()
+    first = b"1" * (PAGE_SIZE - 2 - 4 - len(pickle.dumps(bytes(2000))) + 2000)
+    dead = start(queue.put_many, [first, b"2" * 3000])
+    wait_until_blocked(dead)
+    dead.kill()
+    dead.join()
+    live = start(queue.put, "live")
+    with pytest.raises(pipecap.TruncatedItem) as caught:
+        pipecap.join(queue, [dead, live], timeout=20)
+    assert caught.value.items == [first, "live"]
+    assert queue.qsize() == 0
+
+
+def test_the_others_go_on_when_one_is_killed_owning_the_lock_between_two_items(
     ctx: Any, start: Callable[..., BaseProcess]
 ) -> None:
     queue = ctx.SimpleQueue()
@@ -171,7 +173,7 @@ def test_the_others_go_on_when_one_is_killed_holding_the_lock_between_two_items(
     killed = start(take_and_die)
     killed.join()
     other = start(put, queue, "after")
-    assert pipecap.join([killed, other], queue, timeout=20) == ["before", "after"]
+    assert pipecap.join(queue, [killed, other], timeout=20) == ["before", "after"]
 
 
 def test_a_timeout_says_who_still_runs_and_loses_nothing(ctx: Any, start: Callable[..., BaseProcess]) -> None:
@@ -185,27 +187,27 @@ def test_a_timeout_says_who_still_runs_and_loses_nothing(ctx: Any, start: Callab
 
     producer = start(two)
     with pytest.raises(pipecap.DrainTimeout) as caught:
-        pipecap.join([producer], queue, timeout=0.5)
+        pipecap.join(queue, [producer], timeout=0.5)
     assert caught.value.pids == (producer.pid,)
     assert caught.value.items == [1]
     go.set()
-    assert pipecap.join([producer], queue, timeout=20) == [2]
+    assert pipecap.join(queue, [producer], timeout=20) == [2]
 
 
 def test_a_timeout_holds_in_the_middle_of_an_item(ctx: Any, start: Callable[..., BaseProcess]) -> None:
     """A producer that is stopped, not dead, has sent half of it; continued, it sends the rest."""
     queue = ctx.SimpleQueue()
     producer = start(put, queue, BIG)
-    wait_until_asleep_in(producer, "pipe_write")
+    wait_until_blocked(producer)
     assert producer.pid is not None
-    os.kill(producer.pid, signal.SIGSTOP)
+    stop(producer.pid)
     try:
         items = pipecap.drain(queue, [producer], timeout=0.5)
         with pytest.raises(pipecap.DrainTimeout):
             next(items)
     finally:
         os.kill(producer.pid, signal.SIGCONT)
-    assert pipecap.join([producer], queue, timeout=20) == [BIG]
+    assert pipecap.join(queue, [producer], timeout=20) == [BIG]
 
 
 def test_what_is_no_queue_is_refused() -> None:

@@ -15,6 +15,8 @@ from pipecap import errors
 EXAMPLES: list[tuple[errors.PipecapError, type[Exception]]] = [
     (errors.InvalidSize("12x", "not a number"), ValueError),
     (errors.InvalidSize(object(), "not a number"), ValueError),
+    (errors.InvalidValue("timeout", "x", "seconds", hint="h"), ValueError),
+    (errors.InvalidValue("processes", object(), "a list", hint="h"), ValueError),
     (errors.NotPicklable("lambda", TypeError("no")), TypeError),
     (errors.NotAPipe("fd 7", "is a file"), TypeError),
     (
@@ -35,6 +37,12 @@ EXAMPLES: list[tuple[errors.PipecapError, type[Exception]]] = [
     (errors.AccessDenied("no"), PermissionError),
     (errors.DrainTimeout([7]), TimeoutError),
     (errors.TruncatedItem("cut", hint="h"), EOFError),
+    (errors.LostItem(), EOFError),
+    (errors.LostItem(1_234), EOFError),
+    (errors.WorkerLost(7, -9, "task 3"), RuntimeError),
+    (errors.WorkerLost(None, None, "a task"), RuntimeError),
+    (errors.PoolBroken("its workers ended", pid=7, exitcode=1), errors.WorkerLost),
+    (errors.PoolBroken("it was terminated", hint="h"), RuntimeError),
     (errors.BadFrame(), OSError),
 ]
 
@@ -65,7 +73,7 @@ def test_survives_pickling_with_all_its_facts(error: errors.PipecapError, builti
     assert str(again) == str(error)
     assert again.hint == error.hint
     assert getattr(again, "errno", None) == getattr(error, "errno", None)
-    facts = ("reason", "requested", "capacity", "limit", "limit_value", "pid")
+    facts = "reason requested capacity limit limit_value pid pids parameter count exitcode task items".split()
     assert [getattr(again, fact, None) for fact in facts] == [getattr(error, fact, None) for fact in facts]
 
 
@@ -100,3 +108,33 @@ def test_a_size_that_cannot_be_shown_is_no_trouble() -> None:
 
 def test_what_a_bad_size_was_is_shown_short() -> None:
     assert len(str(errors.InvalidSize("9" * 10_000, "too long"))) < 200
+    assert len(str(errors.InvalidValue("timeout", "9" * 10_000, "seconds"))) < 200
+
+
+def test_an_argument_out_of_its_range_is_named() -> None:
+    error = errors.InvalidValue("timeout", "soon", "seconds as a number, or None")
+    assert error.parameter == "timeout"
+    assert str(error) == "timeout must be seconds as a number, or None, not 'soon'"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(1, "an item is lost: a process died with it"), (1_234, "1,234 items are lost: a process died with them")],
+)
+def test_what_is_lost_is_counted(count: int, text: str) -> None:
+    error = errors.LostItem(count)
+    assert (error.count, error.items, str(error)) == (count, (), text)
+
+
+@pytest.mark.parametrize(
+    ("pid", "exitcode", "text"),
+    [
+        (7, -9, "worker 7 was killed by signal 9 while it had task 3"),
+        (7, 5, "worker 7 exited with status 5 while it had task 3"),
+        (7, 0, "worker 7 exited with status 0 while it had task 3"),
+        (None, None, "a worker ended while it had task 3"),
+    ],
+)
+def test_how_a_worker_ended_is_in_its_error(pid: int | None, exitcode: int | None, text: str) -> None:
+    error = errors.WorkerLost(pid, exitcode, "task 3")
+    assert (error.pid, error.exitcode, error.task, str(error)) == (pid, exitcode, "task 3", text)

@@ -8,12 +8,16 @@ import os
 import signal
 import socket
 import threading
+import time
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pipecap
 from pipecap._native import ffi, lib
+from pipecap.queues import native
 
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -24,12 +28,23 @@ def fill(fd: int, *sizes: int) -> tuple[int, ...]:
     return error, result.accepted, result.writes, result.partial
 
 
+def stub() -> list[ast.stmt]:
+    """Return what the stub says of `lib`."""
+    tree = ast.parse(Path(pipecap.__file__).with_name("_native.pyi").read_text())
+    (described,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "_Lib")
+    return described.body
+
+
 def test_the_stub_names_every_symbol_and_no_other() -> None:
-    stub = ast.parse(Path(pipecap.__file__).with_name("_native.pyi").read_text())
-    (described,) = (node for node in stub.body if isinstance(node, ast.ClassDef) and node.name == "_Lib")
-    named = [node.name for node in described.body if isinstance(node, ast.FunctionDef)]
-    named += [ast.unparse(node.target) for node in described.body if isinstance(node, ast.AnnAssign)]
+    named = [node.name for node in stub() if isinstance(node, ast.FunctionDef)]
+    named += [ast.unparse(node.target) for node in stub() if isinstance(node, ast.AnnAssign)]
     assert sorted(named) == sorted(dir(lib))
+
+
+def test_the_stub_has_as_many_parameters_as_the_header() -> None:
+    functions = [node for node in stub() if isinstance(node, ast.FunctionDef)]
+    described = {node.name: len(node.args.posonlyargs + node.args.args) - 1 for node in functions}
+    assert described == {name: len(ffi.typeof(getattr(lib, name)).args) for name in described}
 
 
 @pytest.mark.parametrize("function", [lib.pipecap_capacity, lib.pipecap_unread, lib.pipecap_full])
@@ -130,3 +145,68 @@ def test_the_gil_is_free_during_a_probe(pipe: tuple[int, int]) -> None:
         seen.append(lib.pipecap_unread(pipe[0]))
     probe.join()
     assert any(0 < unread < 2**20 for unread in seen), "nothing else ran while the probe did"
+
+
+# ---- the door to it: pipecap.queues.native ----
+
+
+@pytest.mark.parametrize("timeout", [None, float("inf"), 1e18, 10**400, 1e9 + 1])
+def test_no_timeout_and_an_endless_one_have_no_limit(timeout: float | None) -> None:
+    assert native.deadline_of(timeout) == native.WITHOUT_LIMIT
+    assert native.deadline_of(timeout, block=False) == native.AT_ONCE
+
+
+@pytest.mark.parametrize("timeout", [0, 0.0, -0.0, -1, -0.5, float("-inf"), -(10**400)])
+def test_a_timeout_that_is_over_does_not_wait(timeout: float) -> None:
+    assert native.deadline_of(timeout) == native.AT_ONCE
+
+
+@pytest.mark.parametrize("timeout", [1e-12, 0.5, 1, True, 1e9, Fraction(1, 3)])
+def test_a_timeout_in_seconds_is_a_deadline_in_nanoseconds(timeout: Any) -> None:
+    before = time.monotonic_ns()
+    deadline = native.deadline_of(timeout)
+    after = time.monotonic_ns()
+    assert before <= deadline - int(float(timeout) * 1e9) <= after
+
+
+@pytest.mark.parametrize(
+    "timeout", [float("nan"), "1", b"", [], object()], ids=["nan", "str", "bytes", "list", "object"]
+)
+def test_what_is_no_number_of_seconds_is_refused_by_name(timeout: Any) -> None:
+    with pytest.raises(pipecap.InvalidValue, match="timeout must be seconds") as caught:
+        native.deadline_of(timeout)
+    assert caught.value.parameter == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "number"),
+    [
+        ("PIPECAP_END_OF_FILE", EOFError, None),
+        ("PIPECAP_TRUNCATED", pipecap.TruncatedItem, None),
+        ("PIPECAP_LOST", pipecap.LostItem, None),
+        ("PIPECAP_TOO_LONG", pipecap.BadFrame, None),
+        ("PIPECAP_BAD_HEADER", pipecap.BadFrame, None),
+        ("PIPECAP_BROKEN", pipecap.BadFrame, None),
+        ("PIPECAP_TABLE_FULL", pipecap.Unsupported, None),
+        ("PIPECAP_CLOSED", OSError, errno.EBADF),
+        (-errno.EBADF, OSError, errno.EBADF),
+        (-errno.ENOMEM, MemoryError, None),
+        (-errno.EPIPE, BrokenPipeError, errno.EPIPE),
+        (-errno.EAGAIN, BlockingIOError, errno.EAGAIN),
+        (-errno.EMFILE, OSError, errno.EMFILE),
+    ],
+)
+def test_an_outcome_is_an_exception(result: str | int, kind: type[Exception], number: int | None) -> None:
+    error = native.failure(getattr(lib, result) if isinstance(result, str) else result)
+    assert type(error) is kind
+    assert getattr(error, "errno", None) == number
+
+
+def test_no_outcome_is_an_errno_or_another_outcome() -> None:
+    outcomes = [
+        getattr(lib, name)
+        for name in dir(lib)
+        if isinstance(getattr(lib, name), int) and getattr(lib, name) < 0 and name != "PIPECAP_EAGER"
+    ]
+    assert len(outcomes) == len(set(outcomes)) >= 11
+    assert max(outcomes) < -max(errno.errorcode)

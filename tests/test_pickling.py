@@ -6,6 +6,7 @@ import copyreg
 import gc
 import pickle
 import weakref
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -14,8 +15,9 @@ from children import Thread
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipecap import NotPicklable
 from pipecap.queues import pickling
-from pipecap.queues.pickling import pickled, size_of
+from pipecap.queues.pickling import pickle_all, pickled, refusal, size_of
 
 MIB = 1 << 20
 
@@ -53,7 +55,7 @@ def test_large_bytes_are_not_copied() -> None:
     """The pickle of large bytes has the object itself among its pieces."""
     large = bytes(MIB)
     payload = pickled([1, large, 2])
-    assert isinstance(payload, tuple)
+    assert isinstance(payload, list)
     assert any(piece is large for piece in payload)
 
 
@@ -144,3 +146,79 @@ def test_a_pickler_that_is_kept_keeps_nothing_that_it_pickled() -> None:
     del point
     gc.collect()
     assert gone() is None
+
+
+# ---- several at once ----
+
+
+def all_pickled(objects: list[object]) -> list[pickling.Payload]:
+    payloads: list[pickling.Payload] = []
+    pickle_all(objects, payloads)
+    return payloads
+
+
+@given(objects=st.lists(OBJECTS, max_size=6))
+def test_several_pickles_are_those_of_each_alone(objects: list[object]) -> None:
+    """None refers to what another one had: each is an item of its own."""
+    shared = ["shared"]
+    together = [*objects, shared, shared]
+    assert [joined(payload) for payload in all_pickled(together)] == [the_standard_librarys(each) for each in together]
+
+
+@pytest.mark.parametrize("size", [16_370, 16_384, 65_536, MIB])
+def test_several_around_the_size_that_keeps_a_pickler_are_the_same(size: int) -> None:
+    objects: list[object] = [[1], ["shared", bytes(size), "shared"], bytes(size), [2], "shared"]
+    assert [joined(payload) for payload in all_pickled(objects)] == [the_standard_librarys(each) for each in objects]
+
+
+def test_where_one_of_several_fails_those_before_it_are_there() -> None:
+    payloads: list[pickling.Payload] = []
+    with pytest.raises(ValueError, match="not this one"):
+        pickle_all([1, bytes(MIB), Raises(), 4], payloads)
+    assert [pickle.loads(joined(payload)) for payload in payloads] == [1, bytes(MIB)]
+    assert [joined(payload) for payload in all_pickled([1, 2])] == [the_standard_librarys(each) for each in (1, 2)]
+
+
+def test_several_do_not_change_with_their_objects() -> None:
+    items: list[object] = [bytearray(b"before" * 50_000), bytearray(b"before")]
+    payloads = all_pickled(items)
+    before = [joined(payload) for payload in payloads]
+    for each in items:
+        assert isinstance(each, bytearray)
+        each[:] = bytes(len(each))
+    assert [joined(payload) for payload in payloads] == before
+
+
+# ---- whose fault it was ----
+
+
+class Tick(Exception):
+    """What a signal handler raises."""
+
+
+def error_of(call: Callable[[], object]) -> Exception:
+    try:
+        call()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_what_does_not_pickle_is_refused_with_its_cause() -> None:
+    for culprit in (lambda: None, Raises()):
+        error = error_of(lambda culprit=culprit: pickled(["begun", culprit]))  # type: ignore[misc]
+        refused = refusal(culprit, error)
+        assert isinstance(refused, NotPicklable)
+        assert str(error) in str(refused)
+
+
+def test_an_exception_that_came_from_elsewhere_meanwhile_is_not_the_objects() -> None:
+    """A handler's, and a lack of memory: the object pickles well."""
+
+    def handler() -> None:
+        raise Tick
+
+    tick, memory = error_of(handler), MemoryError()
+    assert refusal([1, 2], tick) is tick
+    assert refusal([1, 2], memory) is memory
+    assert refusal(Raises(), memory) is memory

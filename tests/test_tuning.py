@@ -23,7 +23,7 @@ from privilege import CAP_DAC_READ_SEARCH, become_unprivileged, in_child, is_roo
 
 import pipecap
 from pipecap import Cell, Recommendation, Sweep
-from pipecap.queues.connection import CHUNK
+from pipecap.queues.native import CHUNK
 from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
 from pipecap.tuning.recommendation import LARGEST_LOSS, size_text
 from pipecap.tuning.stopwatch import Setting, Stopwatch

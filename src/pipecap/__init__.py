@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from pipecap.errors import BadFrame as BadFrame
     from pipecap.errors import DrainTimeout as DrainTimeout
     from pipecap.errors import InvalidSize as InvalidSize
+    from pipecap.errors import InvalidValue as InvalidValue
+    from pipecap.errors import LostItem as LostItem
     from pipecap.errors import NoScratchPipe as NoScratchPipe
     from pipecap.errors import NotAPipe as NotAPipe
     from pipecap.errors import NotPicklable as NotPicklable
     from pipecap.errors import PipecapError as PipecapError
+    from pipecap.errors import PoolBroken as PoolBroken
     from pipecap.errors import ProcessGone as ProcessGone
     from pipecap.errors import ResizeRefused as ResizeRefused
     from pipecap.errors import TruncatedItem as TruncatedItem
     from pipecap.errors import Unsupported as Unsupported
+    from pipecap.errors import WorkerLost as WorkerLost
     from pipecap.host import HostReport as HostReport
     from pipecap.host import report as report
     from pipecap.kernel.fit import Fit as Fit
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
     from pipecap.queues.context import get_context as get_context
     from pipecap.queues.drain import drain as drain
     from pipecap.queues.drain import join as join
-    from pipecap.queues.feeder import Discarded as Discarded
+    from pipecap.queues.queue import Discarded as Discarded
     from pipecap.targets import capacity as capacity
     from pipecap.targets import pipes_of as pipes_of
     from pipecap.targets import resize as resize
@@ -64,8 +68,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "pipecap.errors": """
-        AccessDenied BadFrame DrainTimeout InvalidSize NoScratchPipe NotAPipe NotPicklable PipecapError ProcessGone
-        ResizeRefused TruncatedItem Unsupported
+        AccessDenied BadFrame DrainTimeout InvalidSize InvalidValue LostItem NoScratchPipe NotAPipe NotPicklable
+        PipecapError PoolBroken ProcessGone ResizeRefused TruncatedItem Unsupported WorkerLost
     """,
     "pipecap.host": "HostReport report",
     "pipecap.kernel.fit": "Fit fit items_that_fit pickled_size",
@@ -79,7 +83,7 @@ _HOMES = {
     "pipecap.tuning.recommendation": "Recommendation recommend",
     "pipecap.queues.context": "Context get_context",
     "pipecap.queues.drain": "drain join",
-    "pipecap.queues.feeder": "Discarded",
+    "pipecap.queues.queue": "Discarded",
     "pipecap.tuning.sweep": "Cell Sweep tune",
     "pipecap.targets": "capacity pipes_of resize state unread",
 }

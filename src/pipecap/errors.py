@@ -56,6 +56,18 @@ class InvalidSize(PipecapError, ValueError):
         return _rebuild, (type(self), (_Shown(_short(size)), *rest), facts)  # the object itself may not pickle
 
 
+class InvalidValue(PipecapError, ValueError, TypeError):
+    """An argument of the wrong kind, or out of its range; `parameter` is its name."""
+
+    def __init__(self, parameter: str, value: object, why: str, *, hint: str = "") -> None:
+        super().__init__(f"{parameter} must be {why}, not {_short(value)}", hint=hint)
+        self.parameter = parameter
+
+    def __reduce__(self) -> tuple[object, ...]:
+        (parameter, value, *rest), facts = self._call
+        return _rebuild, (type(self), (parameter, _Shown(_short(value)), *rest), facts)
+
+
 class NotPicklable(PipecapError, PicklingError, TypeError):
     """An object that cannot travel through a queue; `__cause__` is what its pickling raised."""
 
@@ -134,7 +146,7 @@ class NoScratchPipe(PipecapError, OSError):
 
 
 class Unsupported(PipecapError, RuntimeError):
-    """Not to be had on this host, or with this build, at all."""
+    """Not available on this host or in this build."""
 
 
 class ProcessGone(PipecapError, ProcessLookupError):
@@ -164,7 +176,7 @@ class DrainTimeout(PipecapError, TimeoutError):
         who = ", ".join(map(str, pids)) or "none, but the queue is not empty"
         super().__init__(
             f"not all producers ended in time; still running: {who}",
-            hint="what came out before is valid: go on with another drain(), or ask `python -m pipecap doctor PID`",
+            hint="what came out before is valid: continue with another drain(), or ask `python -m pipecap doctor PID`",
         )
         self.pids = tuple(pids)
         self.items: list[object] = []
@@ -183,8 +195,75 @@ class TruncatedItem(PipecapError, OSError, EOFError):
         super().__init__(message, hint=hint)
 
 
+class LostItem(PipecapError, EOFError):
+    """Items are lost: a process died with them in its hands. `count` is how many.
+
+    Each is reported once; all others come out as ever. Of join() what came out before is in `items`.
+    """
+
+    items: Sequence[object] = ()
+
+    def __init__(self, count: int = 1) -> None:
+        what = "an item is" if count == 1 else f"{count:,} items are"
+        super().__init__(
+            f"{what} lost: a process died with {'it' if count == 1 else 'them'}",
+            hint="look at how it ended: its exit code, the kernel's OOM log; then put again what is missing",
+        )
+        self.count = count
+
+
+class WorkerLost(PipecapError, RuntimeError):
+    """A worker of a pool ended while it had a task.
+
+    `pid` and `exitcode` are the worker's (negative: the signal that killed it), None where they are not known; `task`
+    is which task it was, in words.
+    """
+
+    def __init__(self, pid: int | None, exitcode: int | None, task: str) -> None:
+        super().__init__(
+            f"{_worker(pid)} {_ended(exitcode)} while it had {task}",
+            hint="the pool continues with a new worker; a task that kills its worker each time must not be put again",
+        )
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task = task
+
+
+class PoolBroken(WorkerLost):
+    """The pool has no workers and starts no more: what was not done raises this, and so do later calls.
+
+    `why` is the reason. `pid` and `exitcode` are those of the last worker that ended before it asked for a task, None
+    where that is not why. `task` is empty.
+    """
+
+    def __init__(
+        self,
+        why: str,
+        *,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        hint: str = "look at what its workers print to stderr, and at its initializer; then make a new pool",
+    ) -> None:
+        last = "" if pid is None else f"; the last one, {_worker(pid)}, {_ended(exitcode)}"
+        PipecapError.__init__(self, f"the pool is broken: {why}{last}", hint=hint)
+        self.why = why
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task = ""
+
+
+def _worker(pid: int | None) -> str:
+    return "a worker" if pid is None else f"worker {pid}"
+
+
+def _ended(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "ended"
+    return f"was killed by signal {-exitcode}" if exitcode < 0 else f"exited with status {exitcode}"
+
+
 class BadFrame(PipecapError, OSError):
-    """What arrived is no message of multiprocessing, and what follows cannot be told apart any more.
+    """What arrived is no message of multiprocessing, and where the next one begins is unknown.
 
     `items` is what join() had read before.
     """

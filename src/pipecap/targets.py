@@ -140,11 +140,18 @@ def _descriptor(target: object) -> int:
 
 
 def _has(target: object, attribute: str) -> bool:
-    """Whether a target has an attribute; one whose own code fails to tell has not."""
+    """Whether a target has an attribute; one whose own code fails has not.
+
+    A signal handler may raise meanwhile: only what fails a second time is the target's own.
+    """
     try:
         return hasattr(target, attribute)
     except Exception:
-        return False
+        try:
+            hasattr(target, attribute)
+        except Exception:
+            return False
+        raise
 
 
 def _queue_descriptor(queue: object) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from multiprocessing import context
 from typing import Any
 
+from pipecap.errors import Unsupported
 from pipecap.kernel.sizes import parse_size
 from pipecap.queues import connection
 from pipecap.queues.connection import Connection
@@ -23,7 +25,7 @@ class Context(context.BaseContext):
     exit_warning: float | None = 5.0
 
     def get_context(self, method: str | None = None) -> Any:
-        """Give the context of another start method, with the same settings."""
+        """Return the context of another start method, with the same settings."""
         if method is None or method == self.get_start_method():
             return self
         return get_context(method, capacity=self.capacity, exit_warning=self.exit_warning)
@@ -63,13 +65,17 @@ _CONTEXTS = {"fork": ForkContext, "spawn": SpawnContext, "forkserver": ForkServe
 def get_context(
     method: str | None = None, *, capacity: int | str = "auto", exit_warning: float | None = 5.0
 ) -> Context:
-    """Give a multiprocessing context whose queues use the pipe as well as the kernel allows and do not hang.
+    """Return a multiprocessing context whose queues use the pipe as well as the kernel allows and do not hang.
 
     `method` is "fork", "spawn", "forkserver" or None for this interpreter's start method, as with
     multiprocessing.get_context(). `capacity` is "auto", a pipe that grows when it must, or the size of every queue's
     pipe in bytes or as "1M". `exit_warning` is the seconds after which a process that cannot exit, because nobody reads
     what it put, says so; None for never. Raises ValueError for an unknown method, InvalidSize.
     """
+    if "gevent.monkey" in sys.modules and sys.modules["gevent.monkey"].is_module_patched("threading"):
+        raise Unsupported(
+            "queues need real threads", hint="monkey.patch_all(thread=False), or make them in a process without gevent"
+        )
     if capacity != "auto":
         parse_size(capacity)
     if exit_warning is not None and not exit_warning >= 0:

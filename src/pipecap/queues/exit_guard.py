@@ -1,53 +1,64 @@
-"""The exit guard: a process that cannot end, because nobody reads what it put, says so and lets its pipe grow."""
+"""What a process that cannot exit says: how much of its items waits, why, and what to do. It changes nothing."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from pipecap.errors import PipecapError
 from pipecap.kernel import pipes
-from pipecap.queues import native
-from pipecap.queues.connection import Connection
-from pipecap.queues.shared import Shared
+from pipecap.kernel.limits import limits, refusal
+
+if TYPE_CHECKING:
+    from pipecap.queues.feeder import Feeder
 
 _log = logging.getLogger("pipecap")
 
 
-def warn(queue: str, items: int, size: int, writer: Connection, shared: Shared) -> None:
-    """Say what the exit waits for: so many items and bytes put into `queue`, and who should read them."""
-    message = (
-        f"process {os.getpid()} waits to end: {size:,} bytes of {items:,} item(s) that it put into {queue}"
-        f" are not sent; {pipe_now(writer)}; {_who_could_read(shared)}. Fix: get() them before join(), or"
-        " `for item in pipecap.drain(queue, [process])`, in the process that reads;"
-        " or give them up in this one: queue.close(discard=True)."
-        f" `python -m pipecap doctor {os.getpid()}` tells who should read"
-    )
+def warn(feeder: Feeder) -> None:
+    """Report on stderr, and to the logger "pipecap" where that has a handler."""
+    message = text(feeder)
     if _log.hasHandlers():
         _log.warning("%s", message)
     sys.stderr.write(f"pipecap: {message}\n")
 
 
-def pipe_now(writer: Connection) -> str:
-    """Describe the pipe; an elastic one is resized to twice its capacity, which may be all that it takes."""
+def text(feeder: Feeder) -> str:
+    """Return the report."""
+    waiting = feeder.sender.line()
+    pid = os.getpid()
+    return (
+        f"process {pid} waits to end: {waiting.size:,} bytes of {waiting.items:,} item(s) that it put into the queue on"
+        f" fd {feeder.writer._end.fd} are not sent; {pipe_now(feeder)}; {_last_reader(feeder)}. Fix: get() them before"
+        " join(), or `for item in pipecap.drain(queue, [process])`, in the process that reads;"
+        " or give them up in this one: queue.close(discard=True)."
+        f" `python -m pipecap doctor {pid}` shows which process should read"
+    )
+
+
+def pipe_now(feeder: Feeder) -> str:
+    """Return how full the pipe is, and why it did not grow for what waits."""
     try:
-        state = pipes.state(writer.fileno())
+        fd = feeder.writer.fileno()
+        state = pipes.state(fd)
+        text = f"its pipe is {'' if state.full else 'not '}full ({state.unread:,} unread of {state.capacity:,} bytes)"
+        if not feeder.writer._end.elastic:
+            return f"{text}, of a fixed capacity"
+        if not state.full:
+            return text
+        maker = pipes.check_pipe(fd).st_uid
+        refused = refusal(errno.EPERM, state.capacity * 2, capacity=state.capacity, maker=maker, host=limits())
     except (PipecapError, OSError) as error:
         return f"its pipe cannot be looked at: {error}"
-    text = f"its pipe is {'' if state.full else 'not '}full ({state.unread:,} unread of {state.capacity:,} bytes)"
-    if not writer._end.elastic:
-        return f"{text}, of a fixed capacity"
-    try:
-        pipes.resize(writer.fileno(), state.capacity * 2)
-    except (PipecapError, OSError) as error:
-        return f"{text} and cannot grow: {error}"
-    return f"{text}, and was let grow now"
+    return f"{text} and cannot grow: {refused}"
 
 
-def _who_could_read(shared: Shared) -> str:
-    reader = shared.struct.last_reader
-    if not reader:
+def _last_reader(feeder: Feeder) -> str:
+    shared = feeder.sender._shared
+    pid = shared.struct.last_reader
+    if not pid:
         return "nobody has read from it so far"
-    ended = " and has ended" if native.has_ended(reader) else ""
-    return f"process {reader} read from it last{ended}"
+    return f"process {pid} read from it last{'' if shared.lives(pid) else ' and has ended'}"

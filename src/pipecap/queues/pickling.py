@@ -1,29 +1,29 @@
-"""Objects to payloads and back: pickling without the standard library's detours.
+"""Objects to payloads and back, without the standard library's detours.
 
-A payload is one message without its header: one bytes object, or pieces in a row.
+A payload is one bytes object or, for what is large, pieces in a row: a pickler hands over large bytes objects as they
+are, uncopied.
 """
 
 from __future__ import annotations
 
 import copyreg
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
+from pipecap.errors import NotPicklable
 
-    from typing_extensions import Buffer
-
-    Payload: TypeAlias = bytes | tuple[bytes, bytes, bytes] | list[Buffer]
+Payload: TypeAlias = bytes | list[bytes]
 
 # A pickler is used again after a pickle up to this: the memo of a large one is slow to clear.
 _KEPT_PICKLE = 16 << 10
 
+loads = pickle.loads
+
 
 class _Pieces(list):  # type: ignore[type-arg] # of Buffer
-    """What a pickler writes, uncopied: it hands over large bytes objects as they are."""
+    """What a pickler writes, uncopied."""
 
     write = list.append
 
@@ -49,35 +49,26 @@ def _new_pickler() -> tuple[ForkingPickler, _Pieces]:
 
 
 def pickled(obj: object) -> Payload:
-    """Pickle as ForkingPickler.dumps() does; gives one bytes object or, for what is large, pieces in a row.
+    """Pickle as ForkingPickler.dumps() does. Raises what pickling raises.
 
-    Three pieces, a tuple, are an item with one large bytes object, and what comes before and after it.
-    A pickler is taken out of the shelf for the time of its use: pickling may run the object's own code, which may come
-    here again, and other threads.
+    Picklers are pooled; one is checked out while in use, since pickling may run user code that re-enters.
     """
     try:
         entry = _picklers.pop()
     except IndexError:
         entry = _new_pickler()
     pickler, pieces = entry
-    pickler.dump(obj)  # a pickler that failed is not put back
-    last = pieces.pop()
-    payload: Payload = last
-    small = len(last)
-    if pieces:
-        if len(pieces) != 2 or type(pieces[1]) is not bytes:
-            pieces.append(last)
-            return _unshared(pieces)
-        payload = pieces[0], pieces[1], last
-        small += len(pieces[0])
-        pieces.clear()
-    if small < _KEPT_PICKLE:
+    pickler.dump(obj)  # a pickler that failed is not used again
+    if len(pieces) > 1:
+        return _unshared(pieces)
+    payload: bytes = pieces.pop()
+    if len(payload) < _KEPT_PICKLE:
         pickler.clear_memo()
         _picklers.append(entry)
     return payload
 
 
-def _unshared(pieces: list[Buffer]) -> list[Buffer]:
+def _unshared(pieces: list[Any]) -> list[bytes]:
     """Copy what its owner may still change: protocol 5 hands over bytearrays and other buffers as they are."""
     return [piece if type(piece) is bytes else bytes(piece) for piece in pieces]
 
@@ -103,19 +94,27 @@ def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
     _picklers.append((pickler, pieces))
 
 
-loads = pickle.loads
+def refusal(obj: object, error: Exception) -> Exception:
+    """Return NotPicklable where pickling `obj` is what raised the error, else the error itself.
 
-
-def receive_all(payloads: Sequence[Buffer]) -> list[Any]:
-    """Unpickle in order."""
-    return [loads(payload) for payload in payloads]
-
-
-def pieces_of(payload: Payload) -> list[Buffer]:
-    """Give the pieces of a payload."""
-    return [payload] if isinstance(payload, bytes) else list(payload)
+    An exception that a signal handler raises meanwhile, or a lack of memory, says nothing about the object. One that
+    the pickler itself raised comes out of our own stack frame; of any other, a second try decides.
+    """
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    if isinstance(error, MemoryError):
+        return error
+    if innermost is None or innermost.tb_frame.f_code not in (pickled.__code__, pickle_all.__code__):
+        try:
+            pickled(obj)
+        except Exception:
+            pass
+        else:
+            return error
+    return NotPicklable(type(obj).__name__, error)
 
 
 def size_of(payload: Payload) -> int:
-    """Bytes of a payload."""
-    return len(payload) if isinstance(payload, bytes) else sum(memoryview(piece).nbytes for piece in payload)
+    """Return the bytes of a payload."""
+    return len(payload) if isinstance(payload, bytes) else sum(map(len, payload))

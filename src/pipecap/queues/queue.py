@@ -5,42 +5,112 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import context, queues, util
 from multiprocessing.context import BaseContext
 from queue import Full
 from typing import Any
 
-from pipecap.errors import NotPicklable
-from pipecap.queues import buffers, native, pickling
-from pipecap.queues.buffers import Outgoing
-from pipecap.queues.connection import deadline_of, failure
-from pipecap.queues.feeder import Discarded
-from pipecap.queues.receiver import SharedPipe
-from pipecap.queues.sender import Sender, put_three_now
-from pipecap.queues.shared import MOST_SLOTS, retried
+from pipecap.errors import InvalidValue, LostItem
+from pipecap.queues import native
+from pipecap.queues.connection import Connection, one_way
+from pipecap.queues.feeder import Feeder
+from pipecap.queues.native import AGAIN, AT_ONCE, CLOSED, COPIED, QUEUED, TIMED_OUT, WITHOUT_LIMIT, deadline_of, failure
+from pipecap.queues.pickling import Payload, pickle_all, pickled, refusal
+from pipecap.queues.receiver import Receiver
+from pipecap.queues.sender import Sender
+from pipecap.queues.shared import UNLIMITED, Shared, SharedLock
+from pipecap.results import Result
 
-_AGAIN = -errno.EINTR
-_FOR_EVER = -1
+# How long a put waits for room: a reader at work makes some in less time than handing over to the feeder would take.
+_PATIENCE = 200_000
 
 
-def _all_pickled(objects: Sequence[object]) -> list[pickling.Payload]:
-    payloads: list[pickling.Payload] = []
+@dataclass(frozen=True, slots=True)
+class Discarded(Result):
+    """What close(discard=True) dropped: `items`, and their `size` in pickled bytes.
+
+    `cut_short`: one more item was partly in the pipe. It still goes out if somebody reads before the process ends;
+    otherwise its reader gets TruncatedItem.
+    """
+
+    items: int
+    size: int
+    cut_short: bool
+
+
+def _all_pickled(objects: Sequence[object]) -> list[Payload]:
+    payloads: list[Payload] = []
     try:
-        pickling.pickle_all(objects, payloads)
+        pickle_all(objects, payloads)
     except Exception as error:  # pickling runs the objects' own code, which may raise anything
         if len(payloads) == len(objects):
             raise  # out of a signal handler, when all was done
-        raise NotPicklable(type(objects[len(payloads)]).__name__, error) from error
+        raise refusal(objects[len(payloads)], error) from error.__cause__
     return payloads
+
+
+class SharedPipe:
+    """The pipe of a queue and what its processes share: what all three kinds have in common."""
+
+    _reader: Connection
+    _writer: Connection
+    _sender: Sender
+    _receiver: Receiver
+    _counts = True  # whether it counts its items
+    _joinable = False  # whether each is a task
+    _patience: int | None = _PATIENCE
+
+    def _make_pipe(self, capacity: int | str, maxsize: int) -> None:
+        shared = Shared(maxsize)
+        reader, writer = one_way(capacity)
+        self._adopt(reader, writer, shared)
+
+    def _adopt(self, reader: Connection, writer: Connection, shared: Shared) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._shared = shared
+        self._rlock = SharedLock(shared, reader._end, reading=True)
+        self._wlock = SharedLock(shared, writer._end, reading=False)
+        sides = {"counts": self._counts, "tasks": self._joinable}
+        self._receiver = reader.share(shared, **sides)  # type: ignore[assignment] # a read end's
+        self._sender = writer.share(shared, **sides, patience=self._patience)  # type: ignore[assignment] # a write end's
+
+    def debug_state(self) -> dict[str, Any]:
+        """Return what the processes of this queue share, and what this one has under way; for tests and bug reports.
+
+        `writing` and `reading` are the PIDs of the locks' owners, 0 where they are free. `participants` are the
+        processes that used the queue: whether each is alive, and how that is known ("lock" or "pid"). See
+        csrc/PROTOCOL.md.
+        """
+        shared, sender, receiver = self._shared, self._sender.struct, self._receiver.struct
+        words = shared.struct
+        return {
+            "writing": shared.owner(reading=False),
+            "reading": shared.owner(reading=True),
+            "written": words.written,
+            "consumed": words.consumed,
+            "credits": words.credits,
+            "unfinished": words.unfinished,
+            "broken": bool(words.broken),
+            "line": sender.items,
+            "partly_sent": bool(sender.locked),
+            "partly_received": bool(receiver.partial),
+            "given_back": native.owed(receiver),
+            "participants": shared.participants(),
+        }
+
+    def empty(self) -> bool:
+        """Whether nothing can be read now, and no error is owed; an item may be on its way."""
+        return not self._reader.poll()
 
 
 class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic class to type checkers only
     """multiprocessing.Queue on an elastic pipe, with direct put, batches, an exit guard and discard.
 
     `put()` pickles at once: what happens to the object afterwards does not change the item, and an object that cannot
-    be pickled raises NotPicklable here. A small item is in the pipe when `put()` returns, if it fits; what does not fit
-    is sent by a feeder thread. Items of one process come out in the order they were put.
+    be pickled raises NotPicklable here. A small item is in the pipe when `put()` returns, if it fits and no other
+    process is writing; else a feeder thread sends it. Items of one process come out in the order they were put.
 
     `capacity` is "auto": the pipe grows before an item that would not fit, as far as the kernel grants (up to
     fs.pipe-max-size and the quota), and never shrinks. Or bytes: that size from the start (InvalidSize,
@@ -50,7 +120,7 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
     def __init__(
         self, maxsize: int = 0, *, ctx: BaseContext, capacity: int | str = "auto", exit_warning: float | None = 5.0
     ) -> None:
-        self._maxsize = maxsize if maxsize > 0 else MOST_SLOTS
+        self._maxsize = min(maxsize, UNLIMITED) if maxsize > 0 else UNLIMITED
         self._exit_warning = exit_warning
         self._ignore_epipe = False
         self._opid = os.getpid()
@@ -69,114 +139,128 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
         self._start()
 
     def _start(self) -> None:
-        self._reset()
-        util.register_after_fork(self, Queue._reset)
+        self.forked()
+        util.register_after_fork(self, Queue.forked)
+        native.reset_in_children(self)
 
-    def _reset(self) -> None:
-        """Begin anew in this process: what another one has put is sent by that one."""
+    def forked(self) -> None:
+        """Start anew in this process: what another one has put is sent by that one."""
         self._closed = False
-        self._half_received = []
-        self._sender = Sender(
-            self._reader,
-            self._writer,
-            self._shared,
-            self._write_port,
-            exit_warning=self._exit_warning,
-            joinable=self._joinable,
-        )
-        self._sender.ignore_epipe = self._ignore_epipe
-        self._finish = util.Finalize(self, self._sender.finish, exitpriority=10)
+        self._feeder = Feeder(self._sender, self._reader, self._writer, self._exit_warning)
+        self._feeder.ignore_epipe = self._ignore_epipe
+        self._finish = util.Finalize(self, self._feeder.finish, exitpriority=10)
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
 
     def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
-        """Put an item; raises Full, NotPicklable, ValueError when closed, BrokenPipeError when nobody can read."""
-        if self._closed:
-            raise ValueError(f"Queue {self!r} is closed")
+        """Put an item; raises Full, NotPicklable, ValueError when closed, BrokenPipeError when nobody can read.
+
+        It does not wait for another process that is writing: the item then waits in this one for its feeder thread.
+        At the exit of the process, after its queues were flushed, it does nothing.
+        """
+        feeder = self._feeder
+        if feeder.is_finished:
+            self._check_open()
+            return feeder.refuse()
         try:
-            payload = pickling.pickled(obj)
+            payload = pickled(obj)
         except Exception as error:  # pickling runs the object's own code, which may raise anything
-            raise NotPicklable(type(obj).__name__, error) from error
-        if self._sender.put(payload):
-            return
-        deadline = deadline_of(timeout) if block else 0
-        while not self._sender.put(payload):
-            if not self._shared.wait_for_slot(deadline):
-                raise Full
+            raise refusal(obj, error) from error.__cause__
+        deadline = WITHOUT_LIMIT if block and timeout is None else deadline_of(timeout, block=block)
+        result = AGAIN
+        try:
+            if type(payload) is bytes and len(payload) <= COPIED:
+                while result == AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
+                    result = native.put(self._sender.struct, payload, len(payload), 0, deadline)
+            else:
+                result = self._sender.put(payload, deadline)
+            if result:
+                self._put_later(result)
+        except BaseException:
+            feeder.start()  # the item may be in line
+            raise
+        return None
+
+    def _put_later(self, result: int) -> None:
+        """See to an item that was not sent at once: it is in line, or there is an error to raise."""
+        if result == QUEUED:
+            self._feeder.start()
+        elif result == TIMED_OUT:
+            raise Full
+        elif result == CLOSED:
+            self._check_open()  # quiet at the exit of the process
+        else:
+            raise failure(result)
 
     def put_many(self, items: Iterable[object], block: bool = True, timeout: float | None = None) -> None:
         """Put items in order, in few writes. Pickles all before it sends the first, so NotPicklable means none was put.
 
-        Where `maxsize` does not have room for all, those that fit are put and the rest waits for room; Full, at the
-        `timeout` (of all together), has an attribute `put`: how many were.
+        Where `maxsize` does not have room for all, those that fit are put and the rest waits for room; Full at the
+        `timeout`, of all together. Full, and every other error, has an attribute `put`: how many were.
         """
         self._check_open()
         payloads = _all_pickled(list(items))
-        deadline = deadline_of(timeout) if block else 0
+        deadline = deadline_of(timeout, block=block)
         done = 0
-        while done < len(payloads):
-            count = self._shared.take_slots(len(payloads) - done, deadline)
-            if not count:
-                full = Full()
-                full.put = done  # type: ignore[attr-defined] # told in the docstring
-                raise full
-            self._sender.put_many(payloads[done : done + count])
-            done += count
+        try:
+            while done < len(payloads):
+                count = self._sender.put_many(payloads[done : done + 1000], deadline)
+                if count < 0:
+                    return self._put_later(count)
+                done += count
+                self._feeder.start()  # what waits in line has credits that the next ones may need
+        except BaseException as error:
+            self._feeder.start()
+            error.put = done  # type: ignore[attr-defined] # documented
+            raise
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Get the next item; raises Empty, ValueError when closed, and for what arrived TruncatedItem or BadFrame."""
+        """Return the next item; raises Empty, ValueError when closed, and for what arrived TruncatedItem or BadFrame.
+
+        LostItem, once an item: another reader died with it. An item that has begun to arrive is waited for past the
+        timeout; `block=False` never waits.
+        """
         if self._closed:
             raise ValueError(f"Queue {self!r} is closed")
-        deadline = (_FOR_EVER if timeout is None else deadline_of(timeout)) if block else 0
-        return self._get(deadline)
+        deadline = (WITHOUT_LIMIT if timeout is None else deadline_of(timeout)) if block else AT_ONCE
+        return self._receiver.get(deadline)
 
     def get_many(self, max_items: int = 2**32, timeout: float | None = None) -> list[Any]:
-        """Get all items that are there, at least one and at most `max_items`, in few reads; Empty at the timeout."""
+        """Return all items that are there, at least one and at most `max_items`, in few reads; Empty at the timeout.
+
+        An item that cannot be unpickled raises its error, with the items before it in `items`; those after it stay.
+        """
         self._check_open()
         if max_items < 1:
-            raise ValueError("max_items must be at least 1")
-        if self._left:
-            left: list[bytes] = []
-            with suppress(IndexError):  # another thread takes some, too
-                while len(left) < max_items:
-                    left.append(self._left.pop())
-            if left:
-                return pickling.receive_all(left)
-        incoming, _ = self._receive(deadline_of(timeout), max_items)
-        try:
-            return pickling.receive_all(incoming.payloads())
-        finally:
-            buffers.give(incoming)
+            raise InvalidValue("max_items", max_items, "at least 1", hint="leave it out for all that are there")
+        return self._receiver.get_many(deadline_of(timeout), min(max_items, 2**32))
 
     def qsize(self) -> int:
-        """Items put and not got yet, of all processes; those that wait in feeders count."""
-        return self._maxsize - int(self._shared.struct.slots)
-
-    def empty(self) -> bool:
-        """Whether nothing can be read now; an item may be on its way."""
-        return not self._reader.poll()
+        """Return the items put and not got yet, of all processes; those that wait in feeders count."""
+        size: int = native.queue_size(self._shared.member, self._reader._end)
+        return size + int(native.owed(self._receiver.struct))
 
     def full(self) -> bool:
         """Whether `maxsize` items are in it."""
-        return int(self._shared.struct.slots) == 0
+        return bool(native.queue_size(self._shared.member, self._reader._end) >= self._maxsize)
 
-    def close(self, *, discard: bool = False) -> Discarded | None:  # type: ignore[override] # tells what it dropped
-        """Put no more from this process; what waits is still sent. `discard` drops it instead and gives what it was."""
+    def close(self, *, discard: bool = False) -> Discarded | None:  # type: ignore[override] # returns what it dropped
+        """Put no more from this process; what waits is still sent. `discard` drops it and returns what it was."""
         self._closed = True
-        dropped = self._sender.discard() if discard else None
+        dropped = Discarded(*self._feeder.discard()) if discard else None
         self._finish()
         return dropped
 
     def join_thread(self) -> None:
         """Wait until all that was put here is in the pipe; only after close()."""
         assert self._closed, f"Queue {self!r} not closed"
-        self._sender.join()
+        self._feeder.join()
 
     def cancel_join_thread(self) -> None:
         """Let this process exit without waiting until all is in the pipe: what is not is lost."""
-        self._sender.cancel_join()
+        self._feeder.cancel_join()
 
 
 class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # the same
@@ -186,12 +270,25 @@ class JoinableQueue(Queue, queues.JoinableQueue):  # type: ignore[type-arg] # th
 
     def task_done(self) -> None:
         """Say that an item got before is dealt with; ValueError when said more often than items were put."""
-        if native.task_done(self._shared.struct, 1) < 0:
+        result = AGAIN
+        while result == AGAIN:
+            result = native.task_done(self._shared.member)
+        if result == -errno.EINVAL:
             raise ValueError("task_done() called too many times")
+        if result:
+            raise failure(result)
 
     def join(self) -> None:
-        """Wait until task_done() was called for every item that was put."""
-        result = retried(native.all_done, self._shared.struct, _FOR_EVER)
+        """Wait until task_done() was called for every item that was put.
+
+        Raises LostItem, once, for items that a process took with it when it ended: in its feeder, or got and without
+        task_done(). (Not where a process calls task_done() for items that another one got.)
+        """
+        result = AGAIN
+        while result == AGAIN:
+            result = native.wait_for_tasks(self._shared.member, self._writer._end, WITHOUT_LIMIT)
+        if result > 0:
+            raise LostItem(result)
         if result < 0:
             raise failure(result)
 
@@ -200,9 +297,10 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
     """multiprocessing.SimpleQueue on an elastic pipe: `put()` itself writes, and waits where the pipe is full."""
 
     _counts = False
+    _patience = None
 
     def __init__(self, *, ctx: BaseContext, capacity: int | str = "auto") -> None:
-        self._make_pipe(capacity, MOST_SLOTS)
+        self._make_pipe(capacity, UNLIMITED)
 
     def __getstate__(self) -> Any:
         context.assert_spawning(self)
@@ -216,69 +314,17 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
         self._reader.close()
         self._writer.close()
 
-    def empty(self) -> bool:
-        """Whether nothing can be read now."""
-        return not self._reader.poll()
-
     def get(self) -> Any:
-        """Wait for the next item; raises EOFError when nobody can put any more, TruncatedItem, BadFrame."""
-        return self._get(_FOR_EVER)
+        """Wait for the next item; raises EOFError when nobody can put any more, LostItem, TruncatedItem, BadFrame."""
+        return self._receiver.get(WITHOUT_LIMIT)
 
     def put(self, obj: object) -> None:
-        """Put an item, waiting until all of it is in the pipe; raises NotPicklable, BrokenPipeError."""
+        """Put an item, waiting until all of it is in the pipe; raises NotPicklable, BrokenPipeError.
+
+        Waits, too, while another process has begun an item that does not fit in the pipe.
+        """
         try:
-            payload = pickling.pickled(obj)
+            payload = pickled(obj)
         except Exception as error:
-            raise NotPicklable(type(obj).__name__, error) from error
-        with self._mutex:
-            half_sent = self._half_sent
-            if isinstance(payload, list) or half_sent:
-                half_sent.append(self._rest(payload, 0))
-            else:
-                result = self._put_now(payload)
-                if result == 0:
-                    return
-                if result != native.WOULD_WAIT:
-                    raise failure(result)
-                if not half_sent:
-                    half_sent.append(self._rest(payload, 0))
-            self._drive()
-
-    def _put_now(self, payload: bytes | tuple[bytes, bytes, bytes]) -> int:
-        """Put an item as far as it goes without waiting; its rest, if it is half sent, becomes first in line."""
-        progress = native.new("struct pipecap_progress *")
-        try:
-            if isinstance(payload, bytes):
-                result = native.put_one_now(self._write_port, payload, len(payload), progress)
-            else:
-                result = put_three_now(self._write_port, payload, progress)
-            if result and progress.sent:
-                self._half_sent.append(self._rest(payload, progress.sent))
-        except BaseException:  # out of a signal handler
-            if progress.sent and not self._half_sent:
-                self._half_sent.append(self._rest(payload, progress.sent))
-            raise
-        return result
-
-    def _rest(self, payload: pickling.Payload, sent: int) -> Outgoing:
-        outgoing = self._writer.outgoing(pickling.pieces_of(payload), [pickling.size_of(payload)])
-        if sent:
-            outgoing.skip(sent)
-        return outgoing
-
-    def _drive(self) -> None:
-        """Write all that is in line. What is interrupted half-way stays first, under the lock, for the next put()."""
-        half_sent = self._half_sent
-        while half_sent:
-            outgoing = half_sent[0]
-            result = 0 if outgoing.done else _AGAIN
-            try:
-                while result == _AGAIN:
-                    result = native.put(self._write_port, outgoing.struct)
-            except BaseException:
-                if not outgoing.sent:
-                    half_sent.remove(outgoing)
-                raise
-            half_sent.remove(outgoing)
-            if result < 0:
-                raise failure(result)
+            raise refusal(obj, error) from error.__cause__
+        self._sender.send(payload)

@@ -1,133 +1,203 @@
-"""The sending side of a queue in one process: straight into the pipe where it fits, else by the feeder thread.
+"""Sending, for connections and queues alike: payloads into the record in C, which writes them.
 
-Order holds because an item goes straight in only while none waits.
+What does not go at once waits in a line, in C. A small payload is copied there; a larger one stays where it is, and
+`_alive` keeps it, by the ticket it has in the line.
 """
 
 from __future__ import annotations
 
-import errno
+from collections.abc import Callable, Sequence
+from itertools import count, islice
+from typing import Any
 
-from pipecap.queues import native, pickling
-from pipecap.queues.connection import failure
-from pipecap.queues.feeder import BATCH_ITEMS, Feeder
+from pipecap.queues import native
+from pipecap.queues.buffers import Outgoing
+from pipecap.queues.native import AGAIN, CHUNK, COPIED, IN_LINE, QUEUED, WITHOUT_LIMIT, failure
+from pipecap.queues.pickling import Payload, size_of
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    from pipecap.queues.pickling import Payload
-
-_NO_SLOT = -errno.ETIMEDOUT
-
-
-def put_three_now(port: Any, payload: tuple[bytes, bytes, bytes], sent: Any) -> int:
-    """Put an item with one large bytes object by pipecap_put_three_now()."""
-    head, body, tail = payload
-    return native.put_three_now(port, head, len(head), body, len(body), tail, len(tail), sent)
+_ROUND = 500_000_000
+_NO_TICKET = 0
+# What one batch of put_many() takes: items, bytes.
+_BATCH_ITEMS = 1000
+_BATCH_BYTES = 64 << 10
 
 
-class Sender(Feeder):
-    """What one process puts into one queue."""
+class Sender:
+    """The sending side of one end in this process: struct pipecap_sender, and what it points to.
 
-    def put(self, payload: Payload) -> bool:
-        """Take a slot and send one item, now or later; False where there is no slot. OSError where nobody can read."""
-        with self._mutex:
-            self._used = True
-            try:
-                if self._waiting or isinstance(payload, list):
-                    return self._put_slowly(payload)
-                if isinstance(payload, bytes):
-                    result = native.put_one_now(self._port, payload, len(payload), self._progress)
-                else:
-                    result = put_three_now(self._port, payload, self._progress)
-                return result == 0 or self._is_taken_on(payload, result)
-            except BaseException:  # out of a signal handler, or what _is_taken_on() raises
-                self._settle(payload)
-                raise
+    `shared`, `counts` and `tasks` as of a Receiver. `chunk`: most bytes of one write(2). `patience`: nanoseconds that a
+    put waits for room before its rest is left to the line.
+    """
 
-    def _put_slowly(self, payload: Payload) -> bool:
-        if native.take_one(self._port, self._progress) < 0:
-            return False
-        result = native.WOULD_WAIT if self._waiting else self._send_now([payload])
-        return result == 0 or self._is_taken_on(payload, result)
+    __slots__ = ("__weakref__", "_alive", "_end", "_shared", "_tickets", "struct")
 
-    def _is_taken_on(self, payload: Payload, result: int) -> bool:
-        """Let the thread go on with an item that did not go out at once; False where there is no slot for it."""
-        if result == _NO_SLOT:
-            return False
-        if result != native.WOULD_WAIT:
-            raise failure(result)
-        self._begin(payload)
-        begun = self._begun is not None and len(self._waiting) == 1 and self._waiting[0] is payload
-        if not begun:
-            self._waiting.append(payload)
-        self._progress.taken = 0
-        self._call_thread(0 if begun else 1)
-        return True
+    def __init__(
+        self,
+        end: Any,
+        shared: Any = None,
+        *,
+        counts: bool = False,
+        tasks: bool = False,
+        chunk: int = CHUNK,
+        patience: int = _ROUND,
+    ) -> None:
+        self._end = end
+        self._shared = shared
+        member = native.NULL if shared is None else shared.member
+        fields = {"end": end, "member": member, "counts": counts, "tasks": tasks, "chunk": chunk, "patience": patience}
+        self.struct = native.new_sender(fields)
+        self._tickets = count(1)
+        self._alive: dict[int, Outgoing | bytes] = {}
+        native.reset_in_children(self)
 
-    def _begin(self, payload: Payload) -> None:
-        """Put an item that is half sent in line, if it is; an exception may come in between, and this again."""
-        if sent := self._progress.sent:
-            if self._begun is None:
-                outgoing = self._writer.outgoing(pickling.pieces_of(payload), [pickling.size_of(payload)])
-                outgoing.skip(sent)
-                self._begun = outgoing
-            self._sending = 1
-            if not self._waiting:
-                self._waiting.append(payload)
-            self._progress.sent = self._progress.taken = 0
+    def forked(self) -> None:
+        """Forget the line, in the child of a fork: it is the parent's to send."""
+        native.sender_forked(self.struct)
+        self._alive = {}
 
-    def _settle(self, payload: Payload) -> None:
-        """After an exception: what is half sent goes on, of what is not sent the slot is given back."""
-        self._begin(payload)
-        if self._progress.taken:
-            self._progress.taken = 0
-            if not (self._waiting and self._waiting[-1] is payload):
-                self._drop(1)
-        self._call_for_waiting()
+    def closed(self, _closed: Callable[[Any], None] = native.sender_closed) -> None:
+        """Abandon what is in line, after the end was closed."""
+        _closed(self.struct)
 
-    def put_many(self, payloads: Sequence[Payload]) -> None:
-        """Send items, for which slots are taken already, in few writes."""
-        with self._mutex:
-            self._used = True
-            if self._joinable:
-                native.add_unfinished(self._shared.struct, len(payloads))
-            done = 0
-            self._taken_up = 0
-            try:
-                while done < len(payloads) and not self._waiting:
-                    result = self._send_now(payloads[done : done + BATCH_ITEMS])
-                    if result not in (0, native.WOULD_WAIT):
-                        raise failure(result)
-                    if not self._taken_up:
-                        break
-                    done, self._taken_up = done + self._taken_up, 0
-            except BaseException:
-                self._drop(len(payloads) - done - self._taken_up)
-                self._call_for_waiting()
-                raise
-            self._waiting.extend(payloads[done:])
-            if self._waiting:
-                self._call_thread(len(payloads) - done)
+    # ---- without waiting for all of it: Queue ----
 
-    def _send_now(self, payloads: Sequence[Payload]) -> int:
-        """Send the first of some payloads as far as that goes without waiting; `_taken_up` counts those.
-
-        Where it stops half-way the frames under way become the thread's, which goes on with them, under the same lock.
-        """
-        outgoing, count = self._batch(payloads)
-        result = native.WOULD_WAIT
+    def put(self, payload: Payload, deadline: int) -> int:
+        """Send one payload, now or later: 0, QUEUED, or why not."""
+        if type(payload) is not bytes:
+            result = self._put_frames(_outgoing(payload), deadline)
+            return QUEUED if result > 0 and result & IN_LINE else min(result, 0)
+        ticket = next(self._tickets)
+        self._alive[ticket] = payload
+        result = AGAIN
         try:
-            result = native.put_now(self._port, outgoing.struct)
-        finally:  # also when an exception came out of a signal handler
-            frames_sent = outgoing.struct  # no function is called here: that would be a moment for the next exception
-            done = frames_sent.frame == frames_sent.frame_count
-            if frames_sent.sent and (done or result == native.WOULD_WAIT):
-                self._taken_up = count
-                self._progress.taken = 0
-                if not done:
-                    self._begun = outgoing
-                    self._sending = count
-                    self._waiting.extend(payloads[:count])
+            while result == AGAIN:
+                result = native.put(self.struct, payload, len(payload), ticket, deadline)
+            if result != QUEUED:
+                self._let_go(ticket)
+        except BaseException:  # out of a signal handler, perhaps as _let_go() began
+            self._let_go(ticket)
+            raise
         return result
+
+    def put_many(self, payloads: Sequence[Payload], deadline: int) -> int:
+        """Send the first of some payloads, now or later: how many, or why not."""
+        first = payloads[0]
+        if type(first) is not bytes or len(first) >= _BATCH_BYTES:
+            return _count(self._put_frames(_outgoing(first), deadline))
+        batch: list[bytes] = []
+        room = _BATCH_BYTES
+        for payload in islice(payloads, _BATCH_ITEMS):
+            if type(payload) is not bytes or len(payload) > room:
+                break
+            room -= len(payload)
+            batch.append(payload)
+        return _count(self._put_frames(Outgoing([b"".join(batch)], list(map(len, batch))), deadline))
+
+    def _put_frames(self, frames: Outgoing, deadline: int) -> int:
+        ticket = next(self._tickets)
+        self._alive[ticket] = frames
+        result = AGAIN
+        try:
+            while result == AGAIN:
+                result = native.put_frames(
+                    self.struct, frames.pieces, frames.count, frames.sizes, frames.frame_count, ticket, deadline
+                )
+            if result < 0 or not result & IN_LINE:
+                self._let_go(ticket)
+        except BaseException:
+            self._let_go(ticket)
+            raise
+        return result
+
+    def _let_go(self, ticket: int) -> None:
+        """Keep the memory of what is in line, and of nothing else."""
+        if not native.is_in_line(self.struct, ticket):
+            _release(self._alive.pop(ticket, None))
+
+    # ---- waiting until all of it is in the pipe: SimpleQueue, Connection ----
+
+    def send(self, payload: Payload) -> None:
+        """Send one payload. Raises what failure() returns; BlockingIOError for an end with O_NONBLOCK.
+
+        After an exception out of a signal handler, what has begun is sent before the next payload; what has not is not
+        sent.
+        """
+        if type(payload) is not bytes:
+            self.send_frames(_outgoing(payload))
+            return
+        ticket = next(self._tickets)
+        if len(payload) > COPIED:
+            self._alive[ticket] = payload
+        try:
+            self._wait_for(ticket, lambda: native.put(self.struct, payload, len(payload), ticket, WITHOUT_LIMIT))
+            if len(payload) > COPIED:
+                self._let_go(ticket)
+        except BaseException:
+            self._let_go(ticket)
+            raise
+
+    def send_frames(self, frames: Outgoing) -> None:
+        """Send memory that its owner may change afterwards, as send() does."""
+        ticket = next(self._tickets)
+        self._alive[ticket] = frames
+
+        def put() -> int:
+            return native.put_frames(
+                self.struct, frames.pieces, frames.count, frames.sizes, frames.frame_count, ticket, WITHOUT_LIMIT
+            )
+
+        try:
+            self._wait_for(ticket, put)
+            self._let_go(ticket)
+        except BaseException:
+            self._let_go(ticket)
+            raise
+
+    def _wait_for(self, ticket: int, put: Callable[[], int]) -> None:
+        try:
+            result = AGAIN
+            while result == AGAIN:
+                result = put()
+            if result == QUEUED or result > 0:
+                result = AGAIN
+                while result == AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
+                    result = native.flush(self.struct, ticket, WITHOUT_LIMIT)
+        except BaseException:
+            native.withdraw(self.struct, ticket)
+            raise
+        if result:
+            native.withdraw(self.struct, ticket)
+            raise failure(result)
+
+    # ---- the line ----
+
+    def reap(self) -> tuple[int, int]:
+        """Let go of what was sent out of the line; return how many frames failed, and -errno of the last."""
+        while ticket := native.finished(self.struct):
+            _release(self._alive.pop(ticket, None))
+        return native.failures(self.struct), self.struct.failure
+
+    def line(self) -> Any:
+        """Return a struct pipecap_line: what waits."""
+        waiting = native.new_line()
+        native.line(self.struct, waiting)
+        return waiting
+
+    def discard(self) -> Any:
+        """Drop what waits and has not begun; return a struct pipecap_line of it."""
+        dropped = native.new_line()
+        native.discard(self.struct, dropped)
+        return dropped
+
+
+def _count(result: int) -> int:
+    return result & ~IN_LINE if result > 0 else result
+
+
+def _release(kept: Outgoing | bytes | None) -> None:
+    if isinstance(kept, Outgoing):
+        kept.release()
+
+
+def _outgoing(payload: Payload) -> Outgoing:
+    return Outgoing([payload] if isinstance(payload, bytes) else payload, [size_of(payload)])

@@ -1,146 +1,126 @@
 """What the processes of a queue share: two locks and some counters, in memory without a name.
 
 The standard library's semaphores have names, unlinked when the maker drops them: a spawned child that comes later finds
-nothing. This memory is a descriptor, handed over like the pipe's: it lives as long as somebody has it. A lock knows its
-holder, so that one who died is told from one who is slow. struct pipecap_shared in csrc/pipecap.h has the fields.
+nothing. This memory is a descriptor, handed over like the pipe's: it lives as long as somebody has it. Its words are
+struct pipecap_shared in csrc/pipecap.h; csrc/PROTOCOL.md has their rules.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
-import weakref
-from collections.abc import Callable
 from multiprocessing import reduction
 from typing import Any
 
 from pipecap.errors import Unsupported
 from pipecap.queues import native
-from pipecap.queues.connection import deadline_of, failure
+from pipecap.queues.native import AGAIN, TIMED_OUT, failure
 
 # "Unlimited", as SEM_VALUE_MAX of the standard library.
-MOST_SLOTS = 2**31 - 1
-
-_AGAIN = -errno.EINTR
-_maps: weakref.WeakSet[Shared] = weakref.WeakSet()
-
-
-def retried(call: Callable[..., int], *arguments: object) -> int:
-    """Call until a signal did not interrupt it; the signal's handler runs in between, and may raise."""
-    result = _AGAIN
-    while result == _AGAIN:
-        result = call(*arguments)
-    return result
+UNLIMITED = 2**31 - 1
 
 
 class Shared:
-    """One struct pipecap_shared in an anonymous shared mapping, and this process's name in its locks.
+    """One struct pipecap_shared in a shared mapping, and this process's part in it: struct pipecap_member.
 
-    `me` is what locks are taken as: the pid, or a stand-in where the maker's PID namespace is another, in which the
-    number would mean somebody else. Raises OSError without descriptors or memory, Unsupported off Linux.
+    Raises OSError without descriptors or memory, Unsupported off Linux.
     """
 
-    def __init__(self, slots: int, fd: int | None = None, namespace: int | None = None) -> None:
-        size = native.sizeof("struct pipecap_shared")
+    def __init__(self, maxsize: int, fd: int | None = None) -> None:
+        is_new = fd is None
         if fd is None:
             if not hasattr(os, "memfd_create"):
                 raise Unsupported("queues share memory by memfd_create(2)", hint="this takes Linux 3.17 or later")
             fd = os.memfd_create("pipecap", os.MFD_CLOEXEC)
-        self.fd = fd
-        self._namespace = _pid_namespace() if namespace is None else namespace
-        if namespace is None:
-            os.ftruncate(fd, size)
-        self._map = mmap.mmap(fd, size)
-        self.struct = native.cast("struct pipecap_shared *", native.from_buffer(self._map))
-        if namespace is None:
-            self.struct.slots = slots
-        self.slots = slots
-        self._ports: list[Any] = []
-        self.refresh()
-        _maps.add(self)
+        self.maxsize = maxsize
+        self.member = native.new_member()
+        result = native.member_open(self.member, fd, maxsize if is_new else 0)
+        if result < 0:
+            raise failure(result)
+        native.reset_in_children(self)
 
-    def refresh(self) -> None:
-        """Take this process's name: at the start, and in the child of a fork."""
-        self.me = os.getpid() if _pid_namespace() == self._namespace else native.SOMEBODY
-        for port in self._ports:
-            port.pid = self.me
+    @property
+    def struct(self) -> Any:
+        """The struct pipecap_shared."""
+        return self.member.shared
 
-    def port(self, end: Any, *, count: bool, tasks: bool = False) -> Any:
-        """Make a struct pipecap_port: one side of the queue. It lives as long as this and the `end`."""
-        port = native.new("struct pipecap_port *", (self.struct, end, self.me, self.slots if count else 0, tasks))
-        self._ports.append(port)
-        return port
+    def forked(self) -> None:
+        """Be another participant, in the child of a fork."""
+        native.member_forked(self.member)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.slots, reduction.DupFd(self.fd), self._namespace)
+        if self.member.fd < 0:
+            raise OSError(
+                "this process has the queue's memory, but no descriptor of it to hand on: without /proc, or out of"
+                " descriptors, it could not be opened anew after a fork"
+            )
+        return _rebuild, (self.maxsize, reduction.DupFd(self.member.fd))
 
-    def __del__(self) -> None:
-        fd = self.__dict__.pop("fd", None)
-        if fd is not None:
-            os.close(fd)
+    def pid_of(self, index: int) -> int:
+        """Return the PID of a participant, 0 for none."""
+        return int(self.struct.participants[index].pid) if index else 0
 
-    def take_slots(self, most: int, deadline: int) -> int:
-        """Take the room of at most so many items, all that is free; 0 when there was none until the deadline."""
-        result = retried(native.take_slots, self.struct, most, deadline)
-        if result < 0 and result != -errno.ETIMEDOUT:
-            raise failure(result)
-        return max(0, result)
+    def owner(self, *, reading: bool) -> int:
+        """Return the PID of the owner of a lock, 0 when it is free."""
+        word = self.struct.reading if reading else self.struct.writing
+        return self.pid_of(word & ~native.WAITERS)
 
-    def wait_for_slot(self, deadline: int) -> bool:
-        """Wait until there is room for an item, without taking it; False at the deadline."""
-        if not self.take_slots(1, deadline):
-            return False
-        self.give_slots(1)
-        return True
+    def participants(self) -> list[dict[str, Any]]:
+        """Return the processes that used the queue."""
+        entries = [(index, self.struct.participants[index]) for index in range(1, self.struct.highest + 1)]
+        return [
+            {
+                "pid": entry.pid,
+                "alive": bool(native.is_alive(self.member, index)),
+                "known_by": "lock" if entry.has_lock else "pid",
+                "held": entry.held,
+                "undone": entry.undone,
+            }
+            for index, entry in entries
+            if entry.pid
+        ]
 
-    def give_slots(self, count: int) -> None:
-        """Give back the room of items that were not sent."""
-        native.give_slots(self.struct, count, self.slots)
-
-
-def _rebuild(slots: int, fd: Any, namespace: int) -> Shared:
-    return Shared(slots, fd.detach(), namespace)
-
-
-def _pid_namespace() -> int:
-    """Tell the PID namespace by its inode; 0, the same for all, where procfs does not tell."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def _refresh_all() -> None:
-    for shared in list(_maps):
-        shared.refresh()
+    def lives(self, pid: int) -> bool:
+        """Whether a participant with this PID has not ended."""
+        participants = self.struct.participants
+        return any(
+            participants[index].pid == pid and native.is_alive(self.member, index)
+            for index in range(1, self.struct.highest + 1)
+        )
 
 
-os.register_at_fork(after_in_child=_refresh_all)
+def _rebuild(maxsize: int, fd: Any) -> Shared:
+    return Shared(maxsize, fd.detach())
 
 
 class SharedLock:
     """The read or the write lock of a queue, with the methods of multiprocessing.Lock. Any thread may release it.
 
-    `writer` is the struct pipecap_end of the queue's write end.
+    `end` is the struct pipecap_end of an end of the pipe. While the read lock is taken by this, this process's get()
+    and recv() go without it.
     """
 
-    def __init__(self, shared: Shared, writer: Any, *, reading: bool) -> None:
+    def __init__(self, shared: Shared, end: Any, *, reading: bool) -> None:
         self._shared = shared
-        self._writer = writer
+        self._end = end
         self._reading = reading
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take it; False when it was not to be had in time. Raises BadFrame for the read lock of a broken queue."""
-        deadline = deadline_of(timeout) if block else 0
-        result = retried(native.lock, self._shared.struct, self._writer.fd, self._reading, self._shared.me, deadline)
-        if result not in (0, -errno.ETIMEDOUT):
+        """Take it; False when that was not possible in time."""
+        deadline = native.deadline_of(timeout, block=block)
+        result = AGAIN
+        while result == AGAIN:
+            result = native.acquire(self._shared.member, self._end, self._reading, deadline)
+        if result not in (0, TIMED_OUT):
             raise failure(result)
+        if result == 0 and self._reading:
+            self._shared.member.read_locked_by_user = 1
         return result == 0
 
     def release(self) -> None:
-        """Give it back; ValueError where nobody holds it."""
-        if native.unlock(self._shared.struct, self._reading) < 0:
+        """Release it; ValueError where this process does not own it."""
+        if self._reading:
+            self._shared.member.read_locked_by_user = 0
+        if native.unlock(self._shared.member, self._reading) < 0:
             raise ValueError("lock released too many times")
 
     def __enter__(self) -> bool:

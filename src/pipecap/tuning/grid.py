@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipecap.queues.connection import CHUNK
+from pipecap.queues.native import CHUNK
 from pipecap.tuning.stopwatch import Setting
 
 STOCK, PIPECAP = "stock", "pipecap"

@@ -23,7 +23,7 @@ from pipecap.kernel.limits import PAGE_SIZE, Headroom, HostLimits
 from pipecap.kernel.probe import scratch_pipe
 from pipecap.kernel.sizes import parse_size
 from pipecap.kernel.slots import LARGEST_PIPE, round_capacity
-from pipecap.queues.connection import CHUNK
+from pipecap.queues.native import CHUNK
 from pipecap.results import Result
 from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
 from pipecap.tuning.stopwatch import Setting, Stopwatch
