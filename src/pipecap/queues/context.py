@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Callable, Iterable
 from multiprocessing import context
 from typing import Any
 
 from pipecap.errors import Unsupported
 from pipecap.kernel.sizes import parse_size
-from pipecap.queues import connection
+from pipecap.queues import connection, process
 from pipecap.queues.connection import Connection
 from pipecap.queues.queue import JoinableQueue, Queue, SimpleQueue
 
@@ -17,8 +18,8 @@ from pipecap.queues.queue import JoinableQueue, Queue, SimpleQueue
 class Context(context.BaseContext):
     """A multiprocessing context made of pipecap's queues and connections; the rest is the standard library's.
 
-    `capacity` and `exit_warning` are those of the queues it makes. Pool and ProcessPoolExecutor(mp_context=...) take
-    their queues from it, but for the executor's call queue, which is a stock one whatever the context.
+    `capacity` and `exit_warning` are those of the queues it makes. ProcessPoolExecutor(mp_context=...) takes its queues
+    from it, but for its call queue, which is a stock one whatever the context.
     """
 
     capacity: int | str = "auto"
@@ -46,17 +47,35 @@ class Context(context.BaseContext):
         """Make two connected Connections: a socketpair; or, not duplex, a pipe of the context's capacity."""
         return connection.two_way() if duplex else connection.one_way(self.capacity)
 
+    def Pool(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Any:
+        """Make a pipecap Pool, which survives its workers."""
+        from pipecap.queues.pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+
 
 class ForkContext(Context, context.ForkContext):
     """Of the start method "fork"."""
+
+    Process = process.ForkProcess
 
 
 class SpawnContext(Context, context.SpawnContext):
     """Of the start method "spawn"."""
 
+    Process = process.SpawnProcess
+
 
 class ForkServerContext(Context, context.ForkServerContext):
     """Of the start method "forkserver"."""
+
+    Process = process.ForkServerProcess
 
 
 _CONTEXTS = {"fork": ForkContext, "spawn": SpawnContext, "forkserver": ForkServerContext}
