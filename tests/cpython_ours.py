@@ -14,7 +14,7 @@ from typing import Any
 from pipecap.queues.connection import Connection, one_way, two_way
 from pipecap.queues.context import Context, get_context
 
-NAMES = ("Queue", "JoinableQueue", "SimpleQueue", "Pipe")
+NAMES = ("Queue", "JoinableQueue", "SimpleQueue", "Pipe", "Pool")
 METHODS = ("fork", "spawn", "forkserver")
 
 # How many of each this process has made.

@@ -12,14 +12,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import unittest
 from collections.abc import Iterator
 from multiprocessing import connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from cpython_skips import SKIPS
+from cpython_borrowed import Version
+from cpython_skips import skips
 
 # What makes no queue, connection or pool, or not multiprocessing's.
 UNRELATED = re.compile(
@@ -29,6 +33,7 @@ UNRELATED = re.compile(
     r"|(TestFlags|TestForkAwareThreadLock|TestResourceTracker|TestNamedResource|_TestImportStar|SemLockTests)$"
 )
 EXECUTOR_MODULES = ("as_completed", "deadlock", "init", "process_pool", "shutdown", "wait")
+LACKS = "needs what this CPython lacks"
 
 
 def modules(suite: str, method: str) -> list[str]:
@@ -104,23 +109,60 @@ def evidence(method: str) -> dict[str, dict[str, str]]:
     return {"runner": classes_in_force(method), "child": in_child, "python -I": json.loads(alone.stdout)}
 
 
-def run(method: str, suite: str, only: str, skips: dict[str, str]) -> dict[str, Any]:
+def lacked(error: BaseException | None) -> str | None:
+    """Return what borrowed tests need and this interpreter's library has not, if the error is about that."""
+    module = None
+    if isinstance(error, ImportError):
+        module = error.name
+    elif isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        module = error.obj.__name__
+    if module is None or module.partition(".")[0] not in sys.stdlib_module_names:
+        return None
+    return f"{LACKS}: {error}"
+
+
+class BorrowedResult(unittest.TextTestResult):
+    """A result in which a test that needs what this interpreter lacks is skipped, with that reason."""
+
+    def addError(self, test: unittest.TestCase, err: Any) -> None:
+        reason = lacked(err[1])
+        if reason:
+            self.addSkip(test, reason)
+        else:
+            super().addError(test, err)
+
+
+def run(method: str, suite: str, only: str, listed: dict[str, str], borrowed: bool) -> dict[str, Any]:
     """Run a suite; give what there is to say about it."""
     classes = evidence(method)
     multiprocessing.set_start_method(None, force=True)
     chosen = unittest.TestSuite()
     skipped: dict[str, str] = {}
+    lacking: list[str] = []
     for module in modules(suite, method):
-        for case in cases(unittest.defaultTestLoader.loadTestsFromName(module)):
+        try:
+            tests = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            reason = lacked(error)
+            if not borrowed or reason is None:
+                raise
+            lacking.append(f"{module}: {reason}")
+            continue
+        for case in cases(tests):
             name = name_of(case)
             if related(case, suite, method) and fnmatch.fnmatch(name, only):
-                pattern = next((pattern for pattern in skips if fnmatch.fnmatch(name, pattern)), None)
+                pattern = next((pattern for pattern in listed if fnmatch.fnmatch(name, pattern)), None)
                 if pattern is None:
                     chosen.addTest(case)
                 else:
-                    skipped[pattern] = skips[pattern]
+                    skipped[pattern] = listed[pattern]
+    in_threads: list[str] = []
+    threading.excepthook = lambda args: in_threads.append("".join(traceback.format_exception(args.exc_value)))
+    result_class: Any = BorrowedResult if borrowed else unittest.TextTestResult
     began = time.monotonic()
-    result = unittest.TextTestRunner(verbosity=2).run(chosen)
+    result = unittest.TextTestRunner(verbosity=2, resultclass=result_class).run(chosen)
+    by_cpython = [f"{test}: {why}" for test, why in result.skipped]
+    lacking += [line for line in by_cpython if LACKS in line]
     ours: Any = sys.modules.get("cpython_ours")
     support: Any = importlib.import_module("test.support")
     return {
@@ -128,12 +170,19 @@ def run(method: str, suite: str, only: str, skips: dict[str, str]) -> dict[str, 
         "made": dict(ours.made) if ours else {},
         "ran": result.testsRun - len(result.skipped),
         "failed": [(str(test), text) for test, text in result.failures + result.errors],
+        "raised_in_threads": in_threads,
         "skipped": skipped,
-        "skipped_by_cpython": [f"{test}: {why}" for test, why in result.skipped],
-        "stale_skips": sorted(skips.keys() - skipped.keys()) if only == "*" else [],
+        "skipped_by_cpython": [line for line in by_cpython if LACKS not in line],
+        "lacking": lacking,
+        "stale_skips": sorted(listed.keys() - skipped.keys()) if only == "*" else [],
         "left_behind": bool(support.environment_altered),
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def version(text: str) -> Version:
+    """Parse "3.13.0"."""
+    return tuple(map(int, text.split(".")))
 
 
 def main() -> None:
@@ -142,11 +191,14 @@ def main() -> None:
     parser.add_argument("method")
     parser.add_argument("suite", choices=("multiprocessing", "executors"))
     parser.add_argument("report", type=Path)
+    parser.add_argument("--tests-of", type=version, default=sys.version_info[:3], help="their version of CPython")
     parser.add_argument("--only", default="*")
     parser.add_argument("--all", action="store_true", help="those too that are on the list of skips")
     arguments = parser.parse_args()
     faulthandler.enable()
-    report = run(arguments.method, arguments.suite, arguments.only, {} if arguments.all else SKIPS[arguments.suite])
+    interpreter = sys.version_info[:3]
+    listed = {} if arguments.all else skips(arguments.suite, arguments.tests_of, interpreter)
+    report = run(arguments.method, arguments.suite, arguments.only, listed, arguments.tests_of != interpreter)
     arguments.report.write_text(json.dumps(report, indent=1))
     if report["failed"]:
         os._exit(1)  # a test that failed may have left an executor behind, which exit would wait for

@@ -7,12 +7,12 @@ same with stock classes: --cpython-stock. By hand, in minutes: `pytest tests/tes
 from __future__ import annotations
 
 import faulthandler
-import importlib.util
 import json
 import os
 import signal
 import site
 import subprocess
+import sys
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpython_borrowed import Origin, Version, find_tests, lend
 
 import pipecap
 
@@ -34,14 +35,12 @@ FEWEST_TESTS = 30
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a Python in whose processes, all of them, multiprocessing makes pipecap's classes."""
-    directory = tmp_path_factory.mktemp("environment")
+def environment(directory: Path, tests: Origin, *, stock: bool) -> Path:
+    """Return a Python in whose processes, all of them, multiprocessing makes pipecap's classes; or `stock` ones."""
     venv.create(directory, symlinks=True)
     (packages,) = directory.glob("lib/python*/site-packages")
-    for name in ("cpython_ours.py", "cpython_runner.py", "cpython_skips.py"):
-        (packages / name).symlink_to(HERE / name)
+    for module in HERE.glob("cpython_*.py"):
+        (packages / module.name).symlink_to(module)
     for method in METHODS:  # children import the module that their function is of
         (packages / f"cpython_{method}.py").write_text(
             "from test._test_multiprocessing import install_tests_in_module_dict\n"
@@ -49,7 +48,9 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         )
     lines = [f"import site; site.addsitedir({path!r})" for path in site.getsitepackages()]
     lines.append(str(Path(pipecap.__file__).parents[1]))
-    if not request.config.getoption("--cpython-stock"):
+    if tests.borrowed:
+        lines.append(lend(tests, packages))
+    if not stock:
         lines.append("import cpython_ours")
     (packages / "pipecap_in_place.pth").write_text("\n".join(lines))
     return directory / "bin" / "python"
@@ -61,40 +62,43 @@ def test_cpythons_own_tests_pass(request: pytest.FixtureRequest, tmp_path: Path,
     stock = request.config.getoption("--cpython-stock")
     if not stock and not request.config.getoption("--cpython"):
         pytest.skip("takes minutes: asks for --cpython")
-    if not has_module(SUITES[suite]):
-        pytest.skip(f"this Python ships without {SUITES[suite]} (Debian: in libpython3-testsuite)")
-    python = request.getfixturevalue("python")
+    # The executor's interface is the same in all versions; multiprocessing's tests reach into their own version.
+    tests = find_tests(SUITES[suite], elsewhere=suite == "executors")
+    if tests is None:
+        pytest.skip(f"no Python here that may lend it ships with {SUITES[suite]} (Debian: in libpython3-testsuite)")
+    python = environment(tmp_path / "environment", tests, stock=stock)
     faulthandler.cancel_dump_traceback_later()  # pytest's limit for a test; here it is LIMIT
 
-    report, output = run(python, tmp_path, suite, method, *(["--all"] if stock else []))
+    options = ["--tests-of", dotted(tests.version), *(["--all"] if stock else [])]
+    report, output = run(python, tmp_path, suite, method, *options)
 
     # The proof that it was our classes that were tested: in the runner, its child, and a Python without environment.
     places = {where: set(classes.values()) for where, classes in report["evidence"].items()}
     ours = {"pipecap.queues.queue", "pipecap.queues.connection"}
     theirs = {"multiprocessing.queues", "multiprocessing.connection"}
     assert places == dict.fromkeys(("runner", "child", "python -I"), theirs if stock else ours)
-    assert stock or (report["made"]["Pipe"] and report["made"]["SimpleQueue"]), report["made"]
+    tested = ("Pipe", "SimpleQueue", "Pool") if suite == "multiprocessing" else ("Pipe", "SimpleQueue")
+    assert stock or all(report["made"].get(name) for name in tested), report["made"]
 
     failures = "\n".join(f"{name}\n{text}" for name, text in report["failed"])
     assert not failures, f"{failures}\n{summary(report)}"
+    assert not report["raised_in_threads"], "\n".join(report["raised_in_threads"])
     assert report["ran"] >= FEWEST_TESTS, output
     assert not report["stale_skips"], "on the list of skips, but not in CPython's tests"
     assert not report["left_behind"], f"threads or processes left behind:\n{output}"
-    print(f"\n{suite}, {method}: {summary(report)}")  # noqa: T201 # for -s
+    versions = f"CPython {dotted(sys.version_info[:3])}, tests of {dotted(tests.version)}"
+    print(f"\n{suite}, {method}, {versions}: {summary(report)}", *report["lacking"], sep="\n")  # noqa: T201 # for -s
 
 
-def has_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def dotted(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def summary(report: dict[str, Any]) -> str:
-    skipped = len(report["skipped"]), len(report["skipped_by_cpython"])
+    ours, theirs, lacking = (len(report[why]) for why in ("skipped", "skipped_by_cpython", "lacking"))
     return (
-        f"{report['ran']} ran, {len(report['failed'])} failed, {skipped[0]} on our list, {skipped[1]} skipped by"
-        f" CPython, in {report['seconds']} s; made {report['made']}"
+        f"{report['ran']} ran, {len(report['failed'])} failed, {ours} on our list, {theirs} skipped by CPython,"
+        f" {lacking} need what it lacks, in {report['seconds']} s; made {report['made']}"
     )
 
 
