@@ -19,6 +19,7 @@ from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined] # not in the stubs
 from pathlib import Path
+from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 
@@ -195,6 +196,21 @@ def test_a_worker_killed_while_it_waits_costs_nothing() -> None:
             for worker in list(pool._pool):
                 worker.kill()
             assert pool.apply_async(square, (3,)).get(SOON) == 9
+
+
+def test_a_reader_is_at_a_frame_that_it_received_and_at_none_that_it_waited_for() -> None:
+    """Else another worker could receive it and die with it, and the task would appear to be in living hands."""
+    queue = pipecap.get_context("fork").Queue()
+    words, member = queue._shared.struct, queue._shared.member
+    for number in (1, 2):
+        with pytest.raises(Empty):
+            queue.get(timeout=0.01)
+        assert words.participants[member.index].at == 0
+        queue.put(number)
+        assert queue.get() == number
+        assert words.participants[member.index].at == number
+    queue.close()
+    queue.join_thread()
 
 
 def test_a_child_of_a_killed_worker_does_not_delay_its_end() -> None:
