@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -58,4 +58,8 @@ def wait_until_asleep_in(process: int | BaseProcess, *functions: str) -> None:
 
 def waiting_places(pid: int) -> list[str]:
     """Give the kernel functions its threads sleep in."""
-    return [(task / "wchan").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    places = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            places.append((task / "wchan").read_text())
+    return places

@@ -112,6 +112,7 @@ def test_holders_are_those_that_proc_shows(pipe: tuple[int, int]) -> None:
 @pytest.mark.skipif(not shutil.which("lsof"), reason="lsof is not installed")
 def test_holders_are_those_that_lsof_shows(pipe: tuple[int, int]) -> None:
     with forked(signal.pause) as child:
+        wait_until_in("pause", child.pid)  # it has closed what belongs to its parent
         found = list_pipes(child.pid)
         answer = subprocess.run(
             ["lsof", "-n", "-P", "-p", str(child.pid), "-F", "fati"], capture_output=True, text=True, check=False

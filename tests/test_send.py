@@ -84,7 +84,7 @@ def test_what_does_not_go_out_at_once_is_said(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
     out, large = Out(end_of(pipe[1])), bytes(100_000)
     assert out.put(large, 1) == -errno.EAGAIN
-    assert lib.pipecap_unread(pipe[0]) == 65_536
+    assert 65_536 - lib.pipecap_unread(pipe[0]) in (0, 64)  # a shorter write, by where the payload lies (send.c)
     assert lib.pipecap_is_in_line(out.sender, 1)
     assert out.line()[:2] == (1, 100_000)
     assert out.put(b"x", 2) == lib.PIPECAP_QUEUED  # behind the rest of that one

@@ -73,9 +73,9 @@ with forked(dies(call, before)) as child:
     child.signal(signal.SIGUSR1)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     try:
-        print(waiting.result())
+        print(waiting.result(), flush=True)
     except pipecap.LostItem as error:
-        print(type(error).__name__, error.count)
+        print(type(error).__name__, error.count, flush=True)
 os._exit(0)
 """
 
