@@ -8,8 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
-# Buffered, as a user has it: what is not written yet when the interpreter ends can fail then.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+# As a user has it. Buffered: what is not written yet when the interpreter ends can fail then. And as wide as its
+# terminal, where pytest-xdist says how wide pytest's is.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "COLUMNS")}
 PIPECAP = [sys.executable, "-W", "error", "-m", "pipecap"]
 
 

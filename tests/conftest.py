@@ -52,6 +52,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    # The whole suite in two processes; what is asked for by name, or with a debugger, in this one. -n overrules it.
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
+        return
+    is_whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.usepdb
+    if is_whole and config.option.numprocesses is None:
+        config.option.numprocesses = 2
+        config.option.dist = "worksteal"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Load all that is loaded when first used: a child that became another user may not be able to read it any more.
     for name in pipecap.__all__:
