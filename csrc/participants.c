@@ -20,6 +20,12 @@
 /* From so many entries on, those of ended processes are freed before another one is used. */
 #define MANY 32
 
+#define LINE 64 /* bytes that two CPUs cannot write at once without waiting for each other */
+_Static_assert(sizeof(struct pipecap_participant) == LINE, "neighbours in one cache line");
+_Static_assert(offsetof(struct pipecap_shared, reading) == LINE, "the writer's words and the reader's in one cache line");
+_Static_assert(offsetof(struct pipecap_shared, broken) == 2 * LINE, "the reader's words and others in one cache line");
+_Static_assert(offsetof(struct pipecap_shared, participants) == 3 * LINE, "a participant in two cache lines");
+
 static int byte_lock(int fd, int command, short type, uint32_t index)
 {
     struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = index, .l_len = 1};

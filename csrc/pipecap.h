@@ -93,7 +93,7 @@ enum {
 /* The deadline that is `length` nanoseconds from now. */
 int64_t pipecap_deadline_in(int64_t length);
 
-/* One process that uses the queue. */
+/* One process that uses the queue: a cache line. */
 struct pipecap_participant {
     uint32_t pid;        /* 0: the entry is free */
     uint32_t namespace_; /* of the pid: inode of its PID namespace; 0 unknown */
@@ -103,9 +103,8 @@ struct pipecap_participant {
     uint32_t ended;      /* ... and ended: equal between two of them */
     uint32_t held;       /* credits of items that are not in the pipe yet */
     int32_t undone;      /* items got without task_done() */
-    uint32_t reserved;
     uint64_t at;         /* 1 + the number of the frame that its last call received, or is about to; 0: it received none */
-    uint64_t padding;
+    uint64_t padding[2];
 };
 
 /* Where the reader's next frame begins. Bytes from `boundary` on are in `bytes`, as far as they were read, up to
@@ -118,19 +117,25 @@ struct pipecap_place {
 };
 
 struct pipecap_shared {
+    /* A cache line of the writer's, */
     uint32_t writing;        /* lock: 0, or the owner's index, or'ed with PIPECAP_WAITERS */
-    uint32_t reading;        /* lock */
-    uint32_t writer_busy;    /* the owner of `writing` is in a system call that moves bytes */
-    uint32_t reader_busy;
+    uint32_t writer_busy;    /* its owner is in a system call that moves bytes */
     uint64_t written;        /* bytes that went into the pipe */
-    uint64_t consumed;       /* bytes that came out of it */
     uint64_t batch_begin;    /* the frames under way, or the last ones: where they begin, */
     uint64_t batch_end;      /* ... where they end, */
     uint64_t batch_put;      /* ... and what `put` is when they are in the pipe */
     uint64_t put;            /* frames that are in the pipe or came out of it */
+    uint64_t padding[2];
+    /* ... one of the reader's, */
+    uint32_t reading;        /* lock */
+    uint32_t reader_busy;
+    uint64_t consumed;       /* bytes that came out of the pipe */
     uint32_t turn;           /* which place is valid */
+    uint32_t last_reader;    /* pid of the last reader; 0: none yet */
+    uint64_t more_padding[5];
+    /* ... and one of both's. */
     uint32_t broken;         /* where the next frame begins is unknown */
-    uint32_t lost;           /* frames that readers died with, likewise */
+    uint32_t lost;           /* frames that readers died with; each is reported once */
     uint32_t lost_unseen;    /* items that no reader missed: they died in feeders, or with task_done() owed; likewise */
     uint32_t credits;        /* items that may still be put */
     uint32_t credit_waiters;
@@ -139,9 +144,9 @@ struct pipecap_shared {
     uint32_t all_done;       /* counts how often unfinished came down to 0 */
     uint32_t tasks_crossed;  /* some process called task_done() for items that another one got */
     uint32_t auditing;       /* index of the participant that mends the counters */
-    uint32_t last_reader;    /* pid of the last reader; 0: none yet */
     uint32_t highest;        /* the highest index in use so far */
     uint32_t forgiven;       /* tasks reported as lost: task_done() for them is allowed, and not needed */
+    uint64_t last_padding[2];
     struct pipecap_participant participants[1024];
     struct pipecap_place places[2];
 };
