@@ -212,7 +212,8 @@ int64_t pipecap_error_owed(struct pipecap_shared *shared);
 /* Frames under way or in line. */
 struct pipecap_item {
     struct pipecap_item *next;
-    const struct pipecap_piece *pieces;
+    const void *const *pieces;
+    const uint64_t *piece_sizes;
     size_t piece_count;
     const uint64_t *payloads; /* bytes of each frame's payload */
     size_t frame_count;

@@ -10,10 +10,10 @@ struct pipecap_item *pipecap_line_copy(const struct pipecap_item *item, enum kee
 {
     struct {
         struct pipecap_item item;
-        struct pipecap_piece piece;
+        const void *piece;
         uint64_t payload;
         char bytes[];
-    } *copy = malloc(sizeof *copy + (keeping == COPIED ? item->pieces[0].size : 0));
+    } *copy = malloc(sizeof *copy + (keeping == COPIED ? (size_t)item->piece_sizes[0] : 0));
 
     if (!copy)
         return NULL;
@@ -21,11 +21,11 @@ struct pipecap_item *pipecap_line_copy(const struct pipecap_item *item, enum kee
     if (keeping != IN_PLACE) {
         copy->payload = item->payloads[0];
         copy->piece = item->pieces[0];
-        copy->item.payloads = &copy->payload;
+        copy->item.payloads = copy->item.piece_sizes = &copy->payload;
         copy->item.pieces = &copy->piece;
     }
     if (keeping == COPIED)
-        copy->piece.data = memcpy(copy->bytes, item->pieces[0].data, item->pieces[0].size);
+        copy->piece = memcpy(copy->bytes, item->pieces[0], (size_t)item->piece_sizes[0]);
     return &copy->item;
 }
 
@@ -146,38 +146,40 @@ static void drop(struct pipecap_sender *sender, struct pipecap_item **place, str
 /* Copy what is left of an item, whose owner may change it from now on. */
 static int own(struct pipecap_item **place)
 {
-    struct pipecap_item *item = *place, *copy;
+    struct pipecap_item *item = *place;
     size_t size = 0, at = 0, count = item->frame_count - item->frame;
-    struct pipecap_piece *piece;
-    uint64_t *payloads;
+    struct {
+        struct pipecap_item item;
+        const void *piece;
+        uint64_t size;
+        uint64_t payloads[];
+    } *copy;
 
     for (size_t i = item->piece; i < item->piece_count; i++)
-        size += item->pieces[i].size;
+        size += (size_t)item->piece_sizes[i];
     size -= item->piece_done;
-    copy = malloc(sizeof *copy + sizeof *piece + count * sizeof *payloads + size);
+    copy = malloc(sizeof *copy + count * sizeof *copy->payloads + size);
     if (!copy)
         return -ENOMEM;
-    *copy = *item;
-    piece = (struct pipecap_piece *)(copy + 1);
-    payloads = (uint64_t *)(piece + 1);
-    memcpy(payloads, item->payloads + item->frame, count * sizeof *payloads);
+    copy->item = *item;
+    copy->size = size;
+    copy->piece = copy->payloads + count;
+    memcpy(copy->payloads, item->payloads + item->frame, count * sizeof *copy->payloads);
     for (size_t i = item->piece; i < item->piece_count; i++) {
-        size_t skipped = i == item->piece ? item->piece_done : 0;
+        size_t skipped = i == item->piece ? item->piece_done : 0, more = (size_t)item->piece_sizes[i] - skipped;
 
-        const char *rest = (const char *)item->pieces[i].data + skipped;
-
-        memcpy((char *)(payloads + count) + at, rest, item->pieces[i].size - skipped);
-        at += item->pieces[i].size - skipped;
+        memcpy((char *)(copy->payloads + count) + at, (const char *)item->pieces[i] + skipped, more);
+        at += more;
     }
-    *piece = (struct pipecap_piece){payloads + count, size};
-    copy->pieces = piece;
-    copy->piece_count = 1;
-    copy->piece = copy->piece_done = 0;
-    copy->payloads = payloads;
-    copy->frame_count = count;
-    copy->published -= item->frame;
-    copy->frame = 0;
-    *place = copy;
+    copy->item.pieces = &copy->piece;
+    copy->item.piece_sizes = &copy->size;
+    copy->item.piece_count = 1;
+    copy->item.piece = copy->item.piece_done = 0;
+    copy->item.payloads = copy->payloads;
+    copy->item.frame_count = count;
+    copy->item.published -= item->frame;
+    copy->item.frame = 0;
+    *place = &copy->item;
     free(item);
     return 0;
 }

@@ -259,11 +259,6 @@ enum {
     PIPECAP_COPIED = 4092 /* payloads up to this are copied where they must wait */
 };
 
-struct pipecap_piece {
-    const void *data;
-    size_t size;
-};
-
 /* One process's sending side: the record of the frames under way, and the line behind them. C alone changes it. */
 struct pipecap_sender {
     struct pipecap_end *end;
@@ -299,8 +294,8 @@ int64_t pipecap_put(struct pipecap_sender *sender, const char *data, size_t size
  * not copied: all arrays must stay until the ticket is finished. Returns how many frames are sent or in the line, as
  * many as there are credits for, or'ed with PIPECAP_IN_LINE where some are in the line. */
 int64_t pipecap_put_frames(
-    struct pipecap_sender *sender, const struct pipecap_piece *pieces, size_t piece_count, const uint64_t *payloads,
-    size_t frame_count, uint64_t ticket, int64_t deadline);
+    struct pipecap_sender *sender, const void *const *pieces, const uint64_t *piece_sizes, size_t piece_count,
+    const uint64_t *payloads, size_t frame_count, uint64_t ticket, int64_t deadline);
 /* Work at the line until the ticket is finished: 0, -errno, or an outcome. */
 int pipecap_flush(struct pipecap_sender *sender, uint64_t ticket, int64_t deadline);
 /* Take back what is in the line under a ticket: 1, or 0 where it is not there, or partly sent; then its rest is copied.

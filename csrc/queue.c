@@ -107,20 +107,20 @@ out:
 
 int64_t pipecap_put(struct pipecap_sender *sender, const char *data, size_t size, uint64_t ticket, int64_t deadline)
 {
-    struct pipecap_piece piece = {data, size};
+    const void *piece = data;
     uint64_t payload = size;
-    struct pipecap_item item = {.pieces = &piece, .piece_count = 1, .payloads = &payload, .frame_count = 1,
-                                .ticket = ticket};
+    struct pipecap_item item = {.pieces = &piece, .piece_sizes = &payload, .piece_count = 1, .payloads = &payload,
+                                .frame_count = 1, .ticket = ticket};
 
     return put_item(sender, &item, size <= PIPECAP_COPIED ? COPIED : BUT_FOR_THE_BYTES, deadline);
 }
 
 int64_t pipecap_put_frames(
-    struct pipecap_sender *sender, const struct pipecap_piece *pieces, size_t piece_count, const uint64_t *payloads,
-    size_t frame_count, uint64_t ticket, int64_t deadline)
+    struct pipecap_sender *sender, const void *const *pieces, const uint64_t *piece_sizes, size_t piece_count,
+    const uint64_t *payloads, size_t frame_count, uint64_t ticket, int64_t deadline)
 {
-    struct pipecap_item item = {.pieces = pieces, .piece_count = piece_count, .payloads = payloads,
-                                .frame_count = frame_count, .ticket = ticket};
+    struct pipecap_item item = {.pieces = pieces, .piece_sizes = piece_sizes, .piece_count = piece_count,
+                                .payloads = payloads, .frame_count = frame_count, .ticket = ticket};
     int64_t result;
 
     if (!frame_count)

@@ -74,18 +74,17 @@ size_t pipecap_move_on(struct pipecap_item *item, size_t limit, size_t frames, s
             item->frame_done = 0;
             continue;
         } else {
-            const struct pipecap_piece *piece = &item->pieces[item->piece];
+            uint64_t piece_size = item->piece_sizes[item->piece];
             uint64_t left = header_size + payload - item->frame_done;
 
-            if (item->piece_done == piece->size) {
+            if (item->piece_done == piece_size) {
                 item->piece++;
                 item->piece_done = 0;
                 continue;
             }
-            data = (const char *)piece->data + item->piece_done;
-            size = piece->size - item->piece_done;
-            if (size > left)
-                size = (size_t)left;
+            data = (const char *)item->pieces[item->piece] + item->piece_done;
+            piece_size -= item->piece_done;
+            size = (size_t)(piece_size < left ? piece_size : left);
         }
         if (size > limit - moved)
             size = limit - moved;
@@ -116,10 +115,10 @@ size_t pipecap_next_write(const struct pipecap_item *item, size_t chunk)
     /* Not where the frame would take a page more for it. */
     if (item->frame_done || chunk % 4096 || (before + item->payloads[item->frame] - 1) % 4096 >= 4096 - SHORTER)
         return chunk;
-    for (size_t i = item->piece; i < item->piece_count && before < SMALL_PART; before += item->pieces[i++].size) {
-        if (item->pieces[i].size < 2 * chunk)
+    for (size_t i = item->piece; i < item->piece_count && before < SMALL_PART; before += item->piece_sizes[i++]) {
+        if (item->piece_sizes[i] < 2 * chunk)
             continue;
-        distance = (before - (uintptr_t)item->pieces[i].data) % 4096;
+        distance = (before - (uintptr_t)item->pieces[i]) % 4096;
         return distance > 0 && distance < 32 ? chunk - SHORTER : chunk;
     }
     return chunk;

@@ -17,7 +17,7 @@ from wire import ANY, AT_ONCE, FOR_EVER, MIB, In, end_of, frame
 
 from pipecap import BadFrame, TruncatedItem
 from pipecap._native import ffi, lib
-from pipecap.queues import buffers, native
+from pipecap.queues import buffers
 from pipecap.queues.buffers import Frames, Outgoing
 from pipecap.queues.connection import one_way
 from pipecap.queues.receiver import Receiver
@@ -45,9 +45,10 @@ def test_outgoing_frames_are_pieces_and_sizes(data: st.DataObject) -> None:
     pieces = data.draw(st.lists(st.binary(max_size=50) | st.builds(bytearray, st.binary(max_size=50)), max_size=8))
     sizes = data.draw(st.lists(st.integers(0, 2**64 - 1), max_size=8))
     outgoing = Outgoing(pieces, sizes)
-    assert (outgoing.count, outgoing.frame_count) == (len(pieces), len(sizes))
-    assert [native.unpack(outgoing.sizes, len(sizes))] == [sizes] if sizes else True
-    seen = [bytes(ffi.buffer(outgoing.pieces[at].data, outgoing.pieces[at].size)) for at in range(len(pieces))]
+    pointers, piece_sizes, piece_count, payloads, frame_count = outgoing.arrays
+    assert (piece_count, frame_count) == (len(pieces), len(sizes))
+    assert list(payloads) == sizes
+    seen = [bytes(ffi.buffer(pointers[at], piece_sizes[at])) for at in range(piece_count)]
     assert seen == [bytes(piece) for piece in pieces]
     outgoing.release()
 

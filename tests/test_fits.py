@@ -41,9 +41,7 @@ def test_a_frame_of_the_pages_of_the_pipe_fits(place: int, short_of_pages: int) 
     size = CAPACITY - short_of_pages - buffers.HEADER - 7 - 2
     with mmap.mmap(-1, 2 * CAPACITY) as source, memoryview(source) as view, view[place : place + size] as body:
         frames = buffers.Outgoing([b"h" * 7, body, b"tt"], [size + 9])
-        result = native.put_frames(
-            queue._sender.struct, frames.pieces, frames.count, frames.sizes, frames.frame_count, 1, native.AT_ONCE
-        )
+        result = native.put_frames(queue._sender.struct, *frames.arrays, 1, native.AT_ONCE)
         frames.release()
     assert (result, queue.debug_state()["line"]) == (1, 0)
     assert pipecap.unread(queue) == CAPACITY - short_of_pages

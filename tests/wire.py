@@ -70,11 +70,9 @@ class Out:
 
     def put_frames(self, pieces: Sequence[bytes | bytearray], sizes: Sequence[int], ticket: int = 0) -> int:
         """Send several frames, or leave them in the line; return how many, or why not."""
-        self.kept.append(Outgoing(pieces, sizes))
+        self.kept.append(Outgoing(pieces, list(sizes)))
         last = self.kept[-1]
-        result = lib.pipecap_put_frames(
-            self.sender, last.pieces, last.count, last.sizes, last.frame_count, ticket, FOR_EVER
-        )
+        result = lib.pipecap_put_frames(self.sender, *last.arrays, ticket, FOR_EVER)
         return result & ~native.IN_LINE if result > 0 else result
 
     def flush(self, ticket: int, deadline: int = FOR_EVER) -> int:

@@ -79,6 +79,7 @@ class _Lib(Protocol):
         self,
         sender: Any,
         pieces: Any,
+        piece_sizes: Any,
         piece_count: int,
         payloads: Any,
         frame_count: int,

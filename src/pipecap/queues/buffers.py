@@ -22,16 +22,17 @@ _KEPT_BUFFERS = 2
 
 
 class Outgoing:
-    """Payloads as C takes them: pieces and sizes, and what keeps their memory where it is."""
+    """Payloads as C takes them, and what keeps their memory where it is.
 
-    __slots__ = ("_buffers", "count", "frame_count", "pieces", "sizes")
+    `arrays`: pieces, their sizes, how many; sizes of the payloads, how many.
+    """
 
-    def __init__(self, pieces: Sequence[Buffer], sizes: Sequence[int]) -> None:
-        self._buffers = [native.from_buffer(piece) for piece in pieces]
-        self.pieces = native.new_pieces(self._buffers)
-        self.count = len(self._buffers)
-        self.sizes = native.new_sizes(list(sizes))
-        self.frame_count = len(sizes)
+    __slots__ = ("_buffers", "arrays")
+
+    def __init__(self, pieces: Sequence[Buffer], sizes: list[int]) -> None:
+        self._buffers = buffers = list(map(native.from_buffer, pieces))
+        piece_sizes = native.new_sizes(list(map(len, buffers)))
+        self.arrays = native.new_pieces(buffers), piece_sizes, len(buffers), native.new_sizes(sizes), len(sizes)
 
     def release(self) -> None:
         """Let go of the memory.

@@ -111,8 +111,8 @@ def new_line() -> Any:
 
 
 def new_pieces(buffers: list[Any]) -> Any:
-    """Make an array of struct pipecap_piece of what from_buffer() returned."""
-    return ffi.new("struct pipecap_piece[]", [(buffer, len(buffer)) for buffer in buffers])
+    """Make an array of pointers to what from_buffer() returned."""
+    return ffi.new("const void *[]", buffers)
 
 
 def new_sizes(sizes: list[int]) -> Any:

@@ -59,10 +59,14 @@ def pickled(obj: object) -> Payload:
         entry = _new_pickler()
     pickler, pieces = entry
     pickler.dump(obj)  # a pickler that failed is not used again
-    if len(pieces) > 1:
-        return _unshared(pieces)
-    payload: bytes = pieces.pop()
-    if len(payload) < _KEPT_PICKLE:
+    if len(pieces) == 1:
+        payload: Payload = pieces.pop()
+        size = len(payload)
+    else:
+        payload = _unshared(pieces)
+        size = sum(map(len, pieces[::2]))  # a large bytes object is every other one
+        pieces.clear()
+    if size < _KEPT_PICKLE:
         pickler.clear_memo()
         _picklers.append(entry)
     return payload

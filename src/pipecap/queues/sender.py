@@ -73,8 +73,8 @@ class Sender:
             while result == AGAIN:
                 result = native.put(self.struct, payload, len(payload), ticket, deadline)
             if result != QUEUED:
-                self._let_go(ticket)
-        except BaseException:  # out of a signal handler, perhaps as _let_go() began
+                del self._alive[ticket]
+        except BaseException:  # out of a signal handler
             self._let_go(ticket)
             raise
         return result
@@ -99,11 +99,9 @@ class Sender:
         result = AGAIN
         try:
             while result == AGAIN:
-                result = native.put_frames(
-                    self.struct, frames.pieces, frames.count, frames.sizes, frames.frame_count, ticket, deadline
-                )
+                result = native.put_frames(self.struct, *frames.arrays, ticket, deadline)
             if result < 0 or not result & IN_LINE:
-                self._let_go(ticket)
+                del self._alive[ticket]
         except BaseException:
             self._let_go(ticket)
             raise
@@ -142,9 +140,7 @@ class Sender:
         self._alive[ticket] = frames
 
         def put() -> int:
-            return native.put_frames(
-                self.struct, frames.pieces, frames.count, frames.sizes, frames.frame_count, ticket, WITHOUT_LIMIT
-            )
+            return native.put_frames(self.struct, *frames.arrays, ticket, WITHOUT_LIMIT)
 
         try:
             self._wait_for(ticket, put)
