@@ -1,7 +1,6 @@
 /* Writing frames as owner of the write lock, with what that publishes. One thread of a process at a time drives its
  * sender: sends a frame of its own, or those in line. */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
 
@@ -70,68 +69,6 @@ static int is_between_frames(const struct pipecap_sender *sender)
     return shared->written == shared->batch_end;
 }
 
-/* Return how many frames of an item, counted from its first, a batch of *size bytes takes besides: whole ones, up to
- * one write. */
-static size_t batch_of(const struct pipecap_item *item, size_t chunk, size_t *size)
-{
-    size_t frames = item->published;
-
-    while (frames < item->frame_count && (!*size || *size + frame_size(item->payloads[frames]) <= chunk))
-        *size += frame_size(item->payloads[frames++]);
-    return frames;
-}
-
-/* Publish where the frames that begin now end, and how many they are, before their first byte is written. */
-static void publish(struct pipecap_sender *sender, struct pipecap_item *first)
-{
-    struct pipecap_shared *shared = sender->member->shared;
-    size_t size = 0, count = 0;
-    uint32_t held = 0;
-
-    if (first->is_held) /* else the whole put is a change */
-        pipecap_change_begin(sender->member);
-    for (struct pipecap_item *item = first; item; item = __atomic_load_n(&item->next, __ATOMIC_SEQ_CST)) {
-        size_t frames = batch_of(item, sender->chunk, &size);
-
-        count += frames - item->published;
-        if (item->is_held)
-            held += (uint32_t)(frames - item->published);
-        item->published = frames;
-        if (frames < item->frame_count)
-            break;
-    }
-    store64(&shared->batch_begin, shared->written);
-    store64(&shared->batch_end, shared->written + size);
-    store64(&shared->batch_put, shared->put + count);
-    if (!first->is_held)
-        return;
-    __atomic_sub_fetch(&self(sender->member)->held, held, __ATOMIC_SEQ_CST);
-    pipecap_change_end(sender->member);
-}
-
-/* The opposite, for the frames of a batch of which nothing was written yet, or whose rest nobody can read. */
-static void unpublish(struct pipecap_sender *sender, struct pipecap_item *first)
-{
-    struct pipecap_shared *shared = sender->member->shared;
-    uint32_t count = 0;
-
-    if (first->is_held)
-        pipecap_change_begin(sender->member);
-    for (struct pipecap_item *item = first; item && item->published > item->frame;
-         item = __atomic_load_n(&item->next, __ATOMIC_SEQ_CST)) {
-        count += (uint32_t)(item->published - item->frame);
-        item->published = item->frame;
-    }
-    store64(&shared->put, shared->batch_put - count); /* the others of the batch are in the pipe */
-    store64(&shared->batch_begin, shared->written);
-    store64(&shared->batch_end, shared->written);
-    store64(&shared->batch_put, shared->put);
-    if (!first->is_held)
-        return;
-    add(&self(sender->member)->held, count);
-    pipecap_change_end(sender->member);
-}
-
 /* One write of an item and, of a queue, of those behind it that are in its batch: bytes or -errno. */
 static ssize_t write_item(struct pipecap_sender *sender, int fd, struct pipecap_item *item)
 {
@@ -145,7 +82,7 @@ static ssize_t write_item(struct pipecap_sender *sender, int fd, struct pipecap_
     gather.size = gather.staged = 0;
     if (shared) {
         if (item->published == item->frame) {
-            publish(sender, item);
+            pipecap_publish(sender, item);
             next.published = item->published;
         }
         pipecap_move_on(&next, limit, next.published, &gather);
@@ -179,13 +116,6 @@ static ssize_t write_item(struct pipecap_sender *sender, int fd, struct pipecap_
 
 /* ---- driving: one thread of the process at a time ---- */
 
-static int is_nonblocking(const struct pipecap_sender *sender, int fd)
-{
-    int flags = sender->member ? 0 : fcntl(fd, F_GETFL);
-
-    return flags != -1 && (flags & O_NONBLOCK);
-}
-
 static int has_no_reader(int fd)
 {
     struct pollfd end = {.fd = fd, .events = POLLOUT};
@@ -211,11 +141,11 @@ int pipecap_drive(struct pipecap_sender *sender, int fd, struct pipecap_item *it
         if (written >= 0)
             continue;
         if (sender->member && !item->frame_done)
-            unpublish(sender, item); /* nothing of it is in the pipe */
+            pipecap_unpublish(sender, item); /* nothing of it is in the pipe */
         if (written == -EAGAIN && !grown) {
             pipecap_make_room(fd, pipecap_bytes_left(item));
             grown = 1;
-        } else if (written == -EAGAIN && is_nonblocking(sender, fd)) {
+        } else if (written == -EAGAIN && !sender->member && pipecap_is_nonblocking(fd)) {
             return -EAGAIN;
         } else if (written == -EAGAIN) {
             if (!item->frame_done)
@@ -265,7 +195,7 @@ void pipecap_give_up(struct pipecap_sender *sender, struct pipecap_item *item, i
         sender->locked = 0;
         pipecap_abandon_lock(sender->member);
     } else if (sender->locked && item->published > item->frame) {
-        unpublish(sender, item);
+        pipecap_unpublish(sender, item);
     }
     pipecap_give_back_credits(sender, item);
     unlock(sender);

@@ -1,5 +1,6 @@
 /* A descriptor: what it is, closing it while other threads wait in it, and waiting for it. */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -35,6 +36,13 @@ int pipecap_is_anonymous(int fd)
 }
 
 #endif
+
+int pipecap_is_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags != -1 && (flags & O_NONBLOCK);
+}
 
 int pipecap_enter(struct pipecap_end *end)
 {

@@ -89,6 +89,8 @@ static inline int round_over(int64_t deadline)
 
 /* ---- end.c ---- */
 
+/* Whether its description has O_NONBLOCK. */
+int pipecap_is_nonblocking(int fd);
 /* Take part in the use of an end: its descriptor, or -EBADF once it was closed. Each enter needs its leave. */
 int pipecap_enter(struct pipecap_end *end);
 void pipecap_leave(struct pipecap_end *end);
@@ -187,7 +189,9 @@ int64_t pipecap_take_owed(struct pipecap_receiver *receiver, struct pipecap_fram
 /* Have the memory with which frames can be given back: 1, 0 without memory. */
 int pipecap_has_spare(struct pipecap_receiver *receiver);
 
-/* ---- receive.c ---- */
+/* ---- read.c, receive.c ---- */
+
+#define GO_ON 1
 
 /* What one call works on. */
 struct op {
@@ -202,6 +206,10 @@ struct op {
     int is_eager;
 };
 
+/* Read without sleeping: bytes, 0 at the end of the file, -errno. */
+ssize_t pipecap_read_some(const struct op *op, const struct iovec *parts, int count);
+/* Wait for more bytes: GO_ON, -errno or an outcome. */
+int64_t pipecap_wait_for_bytes(const struct op *op);
 /* Receive as the owner of the read lock, or of a plain connection: 0, -errno or an outcome. */
 int64_t pipecap_receive_frames(const struct op *op);
 /* Return an error that is owed to the next reader, once. */
@@ -267,6 +275,13 @@ ssize_t pipecap_write(int fd, struct gather *gather);
 /* Grow the pipe where `bytes` may not fit beside what is unread; as far as the kernel grants, never shrink it. */
 void pipecap_make_room(int fd, uint64_t bytes);
 uint64_t pipecap_bytes_left(const struct pipecap_item *item);
+
+/* ---- batch.c ---- */
+
+/* Publish where the frames that begin now end, and how many they are, before their first byte is written. */
+void pipecap_publish(struct pipecap_sender *sender, struct pipecap_item *first);
+/* The opposite, for the frames of a batch of which nothing was written yet, or whose rest nobody can read. */
+void pipecap_unpublish(struct pipecap_sender *sender, struct pipecap_item *first);
 
 /* ---- drive.c ---- */
 

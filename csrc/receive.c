@@ -4,7 +4,6 @@
  * Of a queue, headers and small frames are read into the place in shared memory, where the next reader finds them if
  * this one dies; the payload of a larger frame goes straight into memory of this process. */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -16,9 +15,6 @@
 /* Below this, a frame's memory is taken at once; above, as its bytes arrive, so that a header which lies costs
  * little. */
 #define TRUSTED_LENGTH ((size_t)64 << 20)
-/* In the middle of a frame, how often the reader checks that its writer is alive. */
-#define CHECK_NS 100000000
-#define GO_ON 1
 #define SKIPPED ((size_t)64 << 10) /* bytes of one read */
 
 /* Where the header under way is, with the small frames after it. */
@@ -30,66 +26,6 @@ static uint8_t *block_of(const struct op *op)
 static size_t block_size(const struct op *op)
 {
     return op->shared ? PIPECAP_BLOCK : LONG_HEADER;
-}
-
-/* ---- reading ---- */
-
-/* Read without sleeping. RWF_NOWAIT is per call: O_NONBLOCK would be seen by every process that shares the description.
- * Bytes, 0 at the end of the file, -errno. */
-static ssize_t read_some(const struct op *op, const struct iovec *parts, int count)
-{
-    ssize_t got;
-
-    if (op->shared)
-        store(&op->shared->reader_busy, 1);
-    got = preadv2(op->fd, parts, count, -1, RWF_NOWAIT);
-    if (got == -1 && (errno == EOPNOTSUPP || errno == ENOSYS)) {
-        got = pipecap_wait_for(op->fd, POLLIN, 0);
-        if (got == 1)
-            got = readv(op->fd, parts, count);
-        else
-            errno = got ? (int)-got : EAGAIN, got = -1;
-    }
-    if (op->shared) {
-        if (got > 0)
-            store64(&op->shared->consumed, op->shared->consumed + (uint64_t)got);
-        store(&op->shared->reader_busy, 0);
-    }
-    if (got > 0)
-        op->receiver->moved = 1;
-    return got == -1 ? -errno : got;
-}
-
-static int is_nonblocking(int fd)
-{
-    int flags = fcntl(fd, F_GETFL);
-
-    return flags != -1 && (flags & O_NONBLOCK);
-}
-
-/* Wait for more bytes: GO_ON, -errno or an outcome. A frame that is partly in memory of this process is waited for past
- * the deadline, but not by a call that does not wait at all. */
-static int64_t wait_for_bytes(const struct op *op)
-{
-    const struct pipecap_receiver *receiver = op->receiver;
-    int begun = receiver->partial || receiver->have;
-    int result;
-
-    if (op->deadline) {
-        if (pipecap_comes_at_once(op->fd, POLLIN))
-            return GO_ON;
-        if (receiver->moved)
-            return PIPECAP_AGAIN;
-        if (!op->shared && is_nonblocking(op->fd))
-            return -EAGAIN;
-        result = pipecap_wait_for(op->fd, POLLIN, within(receiver->partial ? WITHOUT_LIMIT : op->deadline,
-                                                         begun && op->shared ? CHECK_NS : ROUND_NS));
-        if (result)
-            return result == 1 ? GO_ON : result == -EINTR ? PIPECAP_AGAIN : result;
-    }
-    if (begun && op->shared && pipecap_take_over_gone_writer(op->member, op->fd))
-        return PIPECAP_TRUNCATED;
-    return receiver->partial && op->deadline ? PIPECAP_AGAIN : round_over(op->deadline);
 }
 
 /* ---- frames that came ---- */
@@ -165,11 +101,11 @@ static int64_t skip(const struct op *op)
 
         if (part.iov_len > end - receiver->have)
             part.iov_len = (size_t)(end - receiver->have);
-        result = read_some(op, &part, 1);
+        result = pipecap_read_some(op, &part, 1);
         if (result > 0)
             receiver->have += (size_t)result;
         if (result == -EAGAIN)
-            result = wait_for_bytes(op);
+            result = pipecap_wait_for_bytes(op);
         if (result == 0 || result == PIPECAP_TRUNCATED)
             return forget_frame(op, result != 0, PIPECAP_LOST);
         if (result < 0)
@@ -239,7 +175,7 @@ static int64_t receive_payload(const struct op *op)
         parts[0] = (struct iovec){frames->data + SHORT_HEADER + receiver->filled, rest < room ? (size_t)rest : room};
         if (op->shared)
             parts[1] = (struct iovec){next_place(op->shared)->bytes, SHORT_HEADER};
-        result = read_some(op, parts, op->shared && parts[0].iov_len == rest ? 2 : 1);
+        result = pipecap_read_some(op, parts, op->shared && parts[0].iov_len == rest ? 2 : 1);
         if (result > (int64_t)rest) {
             extra = (size_t)(result - (int64_t)rest);
             result = (int64_t)rest;
@@ -247,7 +183,7 @@ static int64_t receive_payload(const struct op *op)
         if (result > 0)
             receiver->filled += (uint64_t)result;
         if (result == -EAGAIN)
-            result = wait_for_bytes(op);
+            result = pipecap_wait_for_bytes(op);
         if (result == 0 || result == PIPECAP_TRUNCATED)
             return forget_frame(op, result != 0, PIPECAP_TRUNCATED);
         if (result < 0)
@@ -333,7 +269,7 @@ static int64_t receive_block(const struct op *op)
             (!op->shared || header != SHORT_HEADER || payload > SMALL_FRAME - SHORT_HEADER))
             return begin_payload(op, (size_t)header, payload);
         part = (struct iovec){block_of(op) + receiver->have, wanted(op, rest, header > 0)};
-        result = read_some(op, &part, 1);
+        result = pipecap_read_some(op, &part, 1);
         if (result > 0) {
             receiver->have += (size_t)result;
             continue;
@@ -343,7 +279,7 @@ static int64_t receive_block(const struct op *op)
         if (result == 0)
             return receiver->have ? forget_frame(op, 0, PIPECAP_TRUNCATED) : PIPECAP_END_OF_FILE;
         if (result == -EAGAIN)
-            result = wait_for_bytes(op);
+            result = pipecap_wait_for_bytes(op);
         if (result == PIPECAP_TRUNCATED)
             return forget_frame(op, 1, PIPECAP_TRUNCATED);
         if (result < 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeAlias
 
@@ -96,6 +96,18 @@ def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
             append(payload)
             clear_memo()
     _picklers.append((pickler, pieces))
+
+
+def all_pickled(objects: Sequence[object]) -> list[Payload]:
+    """Pickle all, or raise what refusal() returns for the first that cannot be."""
+    payloads: list[Payload] = []
+    try:
+        pickle_all(objects, payloads)
+    except Exception as error:  # pickling runs the objects' own code, which may raise anything
+        if len(payloads) == len(objects):
+            raise  # out of a signal handler, when all was done
+        raise refusal(objects[len(payloads)], error) from error.__cause__
+    return payloads
 
 
 def refusal(obj: object, error: Exception) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing import context, queues, util
 from multiprocessing.context import BaseContext
@@ -16,7 +16,7 @@ from pipecap.queues import native
 from pipecap.queues.connection import Connection, one_way
 from pipecap.queues.feeder import Feeder
 from pipecap.queues.native import AGAIN, AT_ONCE, CLOSED, COPIED, QUEUED, TIMED_OUT, WITHOUT_LIMIT, deadline_of, failure
-from pipecap.queues.pickling import Payload, pickle_all, pickled, refusal
+from pipecap.queues.pickling import all_pickled, pickled, refusal
 from pipecap.queues.receiver import Receiver
 from pipecap.queues.sender import Sender
 from pipecap.queues.shared import UNLIMITED, Shared, SharedLock
@@ -37,17 +37,6 @@ class Discarded(Result):
     items: int
     size: int
     cut_short: bool
-
-
-def _all_pickled(objects: Sequence[object]) -> list[Payload]:
-    payloads: list[Payload] = []
-    try:
-        pickle_all(objects, payloads)
-    except Exception as error:  # pickling runs the objects' own code, which may raise anything
-        if len(payloads) == len(objects):
-            raise  # out of a signal handler, when all was done
-        raise refusal(objects[len(payloads)], error) from error.__cause__
-    return payloads
 
 
 class SharedPipe:
@@ -201,7 +190,7 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
         `timeout`, of all together. Full, and every other error, has an attribute `put`: how many were.
         """
         self._check_open()
-        payloads = _all_pickled(list(items))
+        payloads = all_pickled(list(items))
         deadline = deadline_of(timeout, block=block)
         done = 0
         try:
