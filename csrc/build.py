@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 RELATIVE = os.path.relpath(HERE)
 SOURCES = (
     "pipe", "probe", "headroom", "end", "participants", "lock", "salvage", "counters",
-    "frames", "read", "receive", "receiver", "send", "batch", "drive", "line", "queue",
+    "block", "frames", "read", "receive", "receiver", "send", "batch", "drive", "line", "queue",
 )  # fmt: skip
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 

@@ -10,11 +10,40 @@
 #define FAIR_NS 2000000
 #define GIVE_WAY_NS 500000
 
-static int64_t wait_until(const struct pipecap_sender *sender, int64_t *until)
+int pipecap_may_wait(struct pipecap_sender *sender)
 {
-    if (*until == NOT_YET_WAITING)
-        *until = sender->patience ? within(WITHOUT_LIMIT, sender->patience) : 0;
+    if (sender->stalled && sender->stalled_at == load64(&sender->member->shared->consumed))
+        return 0;
+    sender->stalled = 0;
+    return 1;
+}
+
+int pipecap_moves(struct pipecap_sender *sender, uint64_t *seen, int64_t round_end, int64_t *until)
+{
+    uint64_t consumed = load64(&sender->member->shared->consumed);
+
+    sender->stalled = consumed == *seen;
+    sender->stalled_at = *seen;
+    *seen = consumed;
+    *until = within(round_end, STALL_NS);
+    return !sender->stalled && !is_past(round_end);
+}
+
+static int64_t wait_until(struct pipecap_sender *sender, int64_t *until)
+{
+    if (*until != NOT_YET_WAITING)
+        return *until;
+    *until = sender->patience ? within(WITHOUT_LIMIT, sender->patience) : 0;
+    if (sender->patient_until) {
+        sender->seen = load64(&sender->member->shared->consumed);
+        *until = within(sender->patient_until, STALL_NS);
+    }
     return *until;
+}
+
+static int waits_on(struct pipecap_sender *sender, int64_t *until)
+{
+    return sender->patient_until && pipecap_moves(sender, &sender->seen, sender->patient_until, until);
 }
 
 /* Own the write lock, or keep it: 0, -errno, or an outcome. */
@@ -133,6 +162,8 @@ int pipecap_drive(struct pipecap_sender *sender, int fd, struct pipecap_item *it
         ssize_t written;
 
         result = lock(sender, fd, &until);
+        if (result == PIPECAP_TIMED_OUT && waits_on(sender, &until))
+            continue;
         if (result == PIPECAP_TIMED_OUT || result == PIPECAP_AGAIN)
             return has_no_reader(fd) ? -EPIPE : PIPECAP_QUEUED; /* then nobody frees the lock of a dead writer */
         if (result)
@@ -152,8 +183,10 @@ int pipecap_drive(struct pipecap_sender *sender, int fd, struct pipecap_item *it
                 unlock(sender); /* no need to keep others from theirs */
             if (sender->moved && !sender->feeding && sender->patience >= ROUND_NS)
                 return PIPECAP_QUEUED;
-            if (wait_until(sender, &until) == 0 || pipecap_wait_for(fd, POLLOUT, until) != 1)
-                return PIPECAP_QUEUED;
+            result = wait_until(sender, &until) ? pipecap_wait_for(fd, POLLOUT, until) : 0;
+            if (result == 1 || (result == 0 && waits_on(sender, &until)))
+                continue;
+            return PIPECAP_QUEUED;
         } else if (written == -ENOMEM && (is_begun(item) || item->is_in_line)) { /* the rest must follow */
             struct timespec pause = {.tv_nsec = NO_MEMORY_PAUSE_NS};
 
@@ -226,10 +259,11 @@ int pipecap_start_driving(struct pipecap_sender *sender)
 
 void pipecap_stop_driving(struct pipecap_sender *sender)
 {
+    add(&sender->turns, 1);
     store(&sender->driving, 0);
     if ((load(&sender->end->users) & 1) && __atomic_load_n(&sender->first, __ATOMIC_SEQ_CST))
         pipecap_sender_closed(sender); /* the last one settles what cannot be sent */
-    if (__atomic_load_n(&sender->first, __ATOMIC_SEQ_CST) || load(&sender->closing))
+    if (__atomic_load_n(&sender->first, __ATOMIC_SEQ_CST) || load(&sender->closing) || load(&sender->waiters))
         pipecap_changed(sender);
 }
 
@@ -244,6 +278,7 @@ void pipecap_finish_first(struct pipecap_sender *sender, int error)
     if (!item->next)
         sender->last = NULL;
     sender->items -= item->frame_count;
+    store64(&sender->left, sender->left + 1);
     item->error = error;
     if (error && !item->ticket) {
         sender->failures += item->frame_count - item->frame;

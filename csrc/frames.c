@@ -6,26 +6,53 @@
 #include "internal.h"
 
 #define FIRST_ALLOCATION ((size_t)64 << 10)
-/* malloc gives large blocks at 16 bytes past a page: this far into them, the payload begins on a cache line. */
-#define HEAD_ROOM 44u
+
+static int set_block(struct pipecap_frames *frames, uint8_t *data, size_t room)
+{
+    if (!data)
+        return -ENOMEM;
+    frames->data = data;
+    frames->allocated = room;
+    frames->moves++;
+    return 0;
+}
 
 int pipecap_reserve(struct pipecap_frames *frames, size_t bytes)
 {
-    uint8_t *block = frames->data ? frames->data - HEAD_ROOM : NULL;
+    size_t room = 0;
+    uint8_t *data;
 
-    if (bytes <= frames->allocated)
+    if (bytes <= frames->allocated && !pipecap_block_is_shared(frames->data))
         return 0;
     if (bytes < FIRST_ALLOCATION)
         bytes = FIRST_ALLOCATION;
-    if (bytes > (size_t)SSIZE_MAX - HEAD_ROOM)
-        return -ENOMEM;
-    block = realloc(block, bytes + HEAD_ROOM); /* moves pages, not bytes, where it is large */
-    if (!block)
-        return -ENOMEM;
-    frames->data = block + HEAD_ROOM;
-    frames->allocated = bytes;
-    frames->moves++;
-    return 0;
+    data = pipecap_block_new(bytes, &room);
+    if (data && frames->data)
+        pipecap_drop(frames->data);
+    return set_block(frames, data, room);
+}
+
+int pipecap_grow(struct pipecap_frames *frames, size_t bytes)
+{
+    size_t room = 0;
+    uint8_t *data = pipecap_block_grow(frames->data, bytes, &room);
+
+    return set_block(frames, data, room);
+}
+
+int pipecap_reserve_for_objects(struct pipecap_frames *frames, size_t bytes)
+{
+    size_t room = 0;
+    uint8_t *data;
+
+    if (bytes <= PIPECAP_SMALL)
+        return pipecap_reserve(frames, bytes);
+    if (bytes <= frames->allocated && frames->allocated / 2 <= bytes && !pipecap_block_is_shared(frames->data))
+        return 0;
+    data = pipecap_block_new(bytes, &room);
+    if (data && frames->data)
+        pipecap_drop(frames->data);
+    return set_block(frames, data, room);
 }
 
 int pipecap_reserve_bounds(struct pipecap_frames *frames, size_t count)
@@ -55,7 +82,7 @@ void pipecap_note_frame(struct pipecap_frames *frames, uint64_t begin, uint64_t 
 void pipecap_frames_free(struct pipecap_frames *frames)
 {
     if (frames->data)
-        free(frames->data - HEAD_ROOM);
+        pipecap_drop(frames->data);
     free(frames->bounds);
     *frames = (struct pipecap_frames){0};
 }

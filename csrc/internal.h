@@ -174,10 +174,22 @@ int pipecap_audit(struct pipecap_member *member, int fd);
 /* Take tasks back that were never sent. */
 void pipecap_drop_tasks(struct pipecap_shared *shared, uint32_t count);
 
+/* ---- block.c ---- */
+
+/* A block of at least `bytes`, with one holder, and how many it has room for; NULL without memory. */
+uint8_t *pipecap_block_new(size_t bytes, size_t *room);
+/* The same block of 1 MiB or more, larger: it may be somewhere else then. It is as it was where this returns NULL. */
+uint8_t *pipecap_block_grow(uint8_t *data, size_t bytes, size_t *room);
+int pipecap_block_is_shared(uint8_t *data);
+
 /* ---- frames.c ---- */
 
-/* Make room for `bytes`, or for the bounds of `count` frames: 0 or -ENOMEM. */
+/* Have memory of `bytes` that nobody else holds, with nothing in it; room for the bounds of `count` frames; more
+ * memory behind what is there: 0 or -ENOMEM. */
 int pipecap_reserve(struct pipecap_frames *frames, size_t bytes);
+int pipecap_grow(struct pipecap_frames *frames, size_t bytes);
+/* The same for one frame of which objects may be made: memory that is not much too large, as they may be kept. */
+int pipecap_reserve_for_objects(struct pipecap_frames *frames, size_t bytes);
 int pipecap_reserve_bounds(struct pipecap_frames *frames, size_t count);
 void pipecap_note_frame(struct pipecap_frames *frames, uint64_t begin, uint64_t payload);
 /* Exchange the memory of two, and what is in it. */
@@ -288,9 +300,16 @@ void pipecap_unpublish(struct pipecap_sender *sender, struct pipecap_item *first
 /* Until when a put waits: its patience begins where it first has to. */
 #define NOT_YET_WAITING (-2)
 
+/* How long a put waits for a reader that takes nothing. */
+#define STALL_NS 10000000
+
 /* Be the one thread that sends: 1, or 0 where another one is. */
 int pipecap_start_driving(struct pipecap_sender *sender);
 void pipecap_stop_driving(struct pipecap_sender *sender);
+/* Whether a reader took something since a put gave up waiting for one. */
+int pipecap_may_wait(struct pipecap_sender *sender);
+/* Whether to wait on: a reader took something since `seen`, which is brought up to date, and the round is not over. */
+int pipecap_moves(struct pipecap_sender *sender, uint64_t *seen, int64_t round_end, int64_t *until);
 /* Write an item as far as it goes until then: 0 when all of it is sent, PIPECAP_QUEUED when it is not, or -errno. */
 int pipecap_drive(struct pipecap_sender *sender, int fd, struct pipecap_item *item, int64_t until);
 /* Work at the line, as its driver: until it is empty, until then, or until this ticket is finished. */
@@ -312,8 +331,8 @@ void pipecap_finish_first(struct pipecap_sender *sender, int error);
 #define FEED_NS 100000000
 
 /* What becomes of an item's arrays when it must wait: they stay where they are (of put_frames(), the caller's), or
- * the one piece and its size go along with the item, the bytes of a small one, too. */
-enum keeping { IN_PLACE, BUT_FOR_THE_BYTES, COPIED };
+ * the one piece and its size go along with the item, the bytes of a small one, too; or all that is left is copied. */
+enum keeping { IN_PLACE, BUT_FOR_THE_BYTES, COPIED, REST_COPIED };
 
 /* Make the memory in which an item waits; NULL without memory. */
 struct pipecap_item *pipecap_line_copy(const struct pipecap_item *item, enum keeping keeping);
@@ -323,6 +342,8 @@ void pipecap_lock_line(struct pipecap_sender *sender);
 void pipecap_unlock_line(struct pipecap_sender *sender);
 /* Where a ticket is in a list, or the list's end. */
 struct pipecap_item **pipecap_find(struct pipecap_item **list, uint64_t ticket);
+/* Copy what is left of an item, with its bytes; NULL without memory. */
+struct pipecap_item *pipecap_copy_rest(const struct pipecap_item *item);
 /* Sleep until something changes in the line: 0, -ETIMEDOUT or -EINTR. */
 int pipecap_wait_for_change(struct pipecap_sender *sender, uint32_t before, int64_t until);
 

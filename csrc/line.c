@@ -29,6 +29,43 @@ struct pipecap_item *pipecap_line_copy(const struct pipecap_item *item, enum kee
     return &copy->item;
 }
 
+struct pipecap_item *pipecap_copy_rest(const struct pipecap_item *item)
+{
+    size_t size = 0, at = 0, count = item->frame_count - item->frame;
+    struct {
+        struct pipecap_item item;
+        const void *piece;
+        uint64_t size;
+        uint64_t payloads[];
+    } *copy;
+
+    for (size_t i = item->piece; i < item->piece_count; i++)
+        size += (size_t)item->piece_sizes[i];
+    size -= item->piece_done;
+    copy = malloc(sizeof *copy + count * sizeof *copy->payloads + size);
+    if (!copy)
+        return NULL;
+    copy->item = *item;
+    copy->size = size;
+    copy->piece = copy->payloads + count;
+    memcpy(copy->payloads, item->payloads + item->frame, count * sizeof *copy->payloads);
+    for (size_t i = item->piece; i < item->piece_count; i++) {
+        size_t skipped = i == item->piece ? item->piece_done : 0, more = (size_t)item->piece_sizes[i] - skipped;
+
+        memcpy((char *)(copy->payloads + count) + at, (const char *)item->pieces[i] + skipped, more);
+        at += more;
+    }
+    copy->item.pieces = &copy->piece;
+    copy->item.piece_sizes = &copy->size;
+    copy->item.piece_count = 1;
+    copy->item.piece = copy->item.piece_done = 0;
+    copy->item.payloads = copy->payloads;
+    copy->item.frame_count = count;
+    copy->item.published -= item->frame;
+    copy->item.frame = 0;
+    return &copy->item;
+}
+
 /* Put an item in line, in front where nothing may come before it. */
 void pipecap_line_up(struct pipecap_sender *sender, struct pipecap_item *item, int in_front)
 {
@@ -48,6 +85,7 @@ void pipecap_line_up(struct pipecap_sender *sender, struct pipecap_item *item, i
         sender->last = item;
     }
     sender->items += item->frame_count;
+    store64(&sender->lined_up, sender->lined_up + 1);
     if (item->is_held)
         add(&self(sender->member)->held, held);
     pipecap_unlock_line(sender);
@@ -140,46 +178,18 @@ static void drop(struct pipecap_sender *sender, struct pipecap_item **place, str
     if (sender->last == item)
         sender->last = before;
     sender->items -= item->frame_count;
+    store64(&sender->left, sender->left + 1);
     pipecap_give_back_credits(sender, item);
 }
 
-/* Copy what is left of an item, whose owner may change it from now on. */
+/* Copy what is left of an item in line, whose owner may change it from now on. */
 static int own(struct pipecap_item **place)
 {
-    struct pipecap_item *item = *place;
-    size_t size = 0, at = 0, count = item->frame_count - item->frame;
-    struct {
-        struct pipecap_item item;
-        const void *piece;
-        uint64_t size;
-        uint64_t payloads[];
-    } *copy;
+    struct pipecap_item *item = *place, *copy = pipecap_copy_rest(item);
 
-    for (size_t i = item->piece; i < item->piece_count; i++)
-        size += (size_t)item->piece_sizes[i];
-    size -= item->piece_done;
-    copy = malloc(sizeof *copy + count * sizeof *copy->payloads + size);
     if (!copy)
         return -ENOMEM;
-    copy->item = *item;
-    copy->size = size;
-    copy->piece = copy->payloads + count;
-    memcpy(copy->payloads, item->payloads + item->frame, count * sizeof *copy->payloads);
-    for (size_t i = item->piece; i < item->piece_count; i++) {
-        size_t skipped = i == item->piece ? item->piece_done : 0, more = (size_t)item->piece_sizes[i] - skipped;
-
-        memcpy((char *)(copy->payloads + count) + at, (const char *)item->pieces[i] + skipped, more);
-        at += more;
-    }
-    copy->item.pieces = &copy->piece;
-    copy->item.piece_sizes = &copy->size;
-    copy->item.piece_count = 1;
-    copy->item.piece = copy->item.piece_done = 0;
-    copy->item.payloads = copy->payloads;
-    copy->item.frame_count = count;
-    copy->item.published -= item->frame;
-    copy->item.frame = 0;
-    *place = &copy->item;
+    *place = copy;
     free(item);
     return 0;
 }
@@ -267,6 +277,7 @@ void pipecap_discard(struct pipecap_sender *sender, struct pipecap_line *dropped
             continue;
         }
         __atomic_store_n(place, item->next, __ATOMIC_SEQ_CST);
+        store64(&sender->left, sender->left + 1);
         if (item->ticket) {
             item->next = sender->finished;
             sender->finished = item;
@@ -298,11 +309,12 @@ void pipecap_sender_forked(struct pipecap_sender *sender)
 {
     sender->driving = sender->mutex = sender->waiters = sender->closing = sender->taking_back = sender->used = 0;
     sender->locked = 0;
-    sender->feeding = sender->moved = 0;
+    sender->feeding = sender->moved = sender->stalled = 0;
+    sender->patient_until = 0;
     sender->owner_since = 0;
     sender->failure = 0;
     sender->first = sender->last = sender->finished = NULL; /* the parent's to send */
-    sender->items = sender->failures = 0;
+    sender->items = sender->failures = sender->lined_up = sender->left = 0;
 }
 
 void pipecap_sender_free(struct pipecap_sender *sender)

@@ -195,16 +195,21 @@ int64_t pipecap_wait_for_tasks(struct pipecap_member *member, struct pipecap_end
 
 /* ---- receive.c: multiprocessing's wire format, in ---- */
 
-enum { PIPECAP_EAGER = -2 };
+enum {
+    PIPECAP_EAGER = -2,
+    PIPECAP_SMALL = 16384,      /* a frame up to this may come together with others; a larger one comes alone */
+    PIPECAP_WITH_BUFFERS = 0x01 /* first byte of a payload that is a pickle and its buffers: no pickle begins so */
+};
 
-/* Whole frames, with the caller. All zeros at first; the memory is malloc'ed and used again. */
+/* Whole frames, with the caller. All zeros at first; the memory is used again. */
 struct pipecap_frames {
-    uint8_t *data;       /* the payload of the first begins at data + 4 */
+    uint8_t *data;       /* a block; the payload of the first begins at data + 4 */
     size_t allocated;
     uint64_t *bounds;    /* of each: where its payload begins, its bytes */
     size_t bounds_allocated;
     size_t count;
     size_t taken;        /* how many of them the caller has used */
+    int has_buffers;     /* it is one payload of a queue, a pickle with buffers */
     uint32_t moves;      /* counts the changes of `data` */
     uint64_t serial;     /* number of the first among those that the receiver received */
     struct pipecap_frames *next;
@@ -250,6 +255,11 @@ void pipecap_receiver_closed(struct pipecap_receiver *receiver);
 void pipecap_receiver_forked(struct pipecap_receiver *receiver);
 void pipecap_receiver_free(struct pipecap_receiver *receiver);
 void pipecap_frames_free(struct pipecap_frames *frames);
+/* Hold the memory of frames for an object made out of it: their `data`. Other frames come to other memory then. */
+uint8_t *pipecap_hold(struct pipecap_frames *frames);
+void pipecap_drop(uint8_t *data);
+/* In the child of a fork. */
+void pipecap_blocks_forked(void);
 
 /* ---- send.c: out ---- */
 
@@ -266,7 +276,7 @@ struct pipecap_sender {
     int counts;
     int tasks;
     size_t chunk;                  /* most bytes of one write(2) */
-    int64_t patience;              /* how long a put waits for room before its rest goes to the line */
+    int64_t patience;              /* how long a small put waits for room before its rest goes to the line */
     uint32_t driving;              /* a thread is at work at the first in line, or at its own frames */
     uint32_t mutex;                /* of the line */
     uint32_t changed;              /* counts what waiting threads want to know of */
@@ -276,12 +286,19 @@ struct pipecap_sender {
     uint32_t used;                 /* this process has put something */
     uint32_t feeding;              /* the driver is the feeder thread, which no signal handler waits for */
     uint32_t moved;                /* bytes went out in this call: as of a receiver */
+    int64_t patient_until;         /* the driver waits as long as a reader moves, and until then; 0: it does not */
+    uint32_t stalled;              /* no reader moved for so long that a put gave up waiting, ... */
+    uint64_t stalled_at;           /* ... since this many bytes had come out of the pipe */
+    uint64_t seen;                 /* of the driver: bytes that had come out when it last looked */
     int locked;                    /* the write lock is owned for the frame under way */
     int64_t owner_since;           /* when it was taken again and again although others waited; 0 where none waits */
     struct pipecap_item *first;
     struct pipecap_item *last;
     struct pipecap_item *finished; /* of those with a ticket */
     uint64_t items;                /* frames in the line */
+    uint64_t lined_up;             /* items that joined the line, ... */
+    uint64_t left;                 /* ... and that left it */
+    uint32_t turns;                /* counts how often a driver has stopped */
     uint64_t failures;             /* frames without a ticket that could not be sent, ... */
     int failure;                   /* ... and why: -errno */
 };
@@ -291,7 +308,8 @@ struct pipecap_sender {
  * PIPECAP_COPIED is not copied: its bytes must stay until the ticket is finished. */
 int64_t pipecap_put(struct pipecap_sender *sender, const char *data, size_t size, uint64_t ticket, int64_t deadline);
 /* The same of several frames, whose payloads lie one after the other in the pieces. Where they must wait they are
- * not copied: all arrays must stay until the ticket is finished. Returns how many frames are sent or in the line, as
+ * not copied: all arrays must stay until the ticket is finished. Without a ticket what is left of them is copied.
+ * Returns how many frames are sent or in the line, as
  * many as there are credits for, or'ed with PIPECAP_IN_LINE where some are in the line. */
 int64_t pipecap_put_frames(
     struct pipecap_sender *sender, const void *const *pieces, const uint64_t *piece_sizes, size_t piece_count,

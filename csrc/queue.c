@@ -27,11 +27,23 @@ static void catch_up(struct pipecap_item *copy, const struct pipecap_item *item)
     copy->published = item->published;
 }
 
+static struct pipecap_item *copy_of(const struct pipecap_item *item, enum keeping keeping)
+{
+    return keeping == REST_COPIED ? pipecap_copy_rest(item) : pipecap_line_copy(item, keeping);
+}
+
+static int must_wait(const struct pipecap_item *item, int result)
+{
+    return result == PIPECAP_QUEUED || (result == -EAGAIN && is_begun(item));
+}
+
 /* Send an item directly, where nothing is in line before it, and put in line what does not go at once: 0,
  * PIPECAP_QUEUED or why not. */
-static int put(struct pipecap_sender *sender, int fd, struct pipecap_item *item, enum keeping keeping)
+static int put(
+    struct pipecap_sender *sender, int fd, struct pipecap_item *item, enum keeping keeping, int64_t patient_until)
 {
     struct pipecap_item *copy = NULL;
+    int at_need = keeping == COPIED || keeping == REST_COPIED; /* the copy is made when it must be */
     int direct = !__atomic_load_n(&sender->first, __ATOMIC_SEQ_CST) && pipecap_start_driving(sender);
     int result = PIPECAP_QUEUED;
 
@@ -39,22 +51,27 @@ static int put(struct pipecap_sender *sender, int fd, struct pipecap_item *item,
         pipecap_stop_driving(sender);
         direct = 0;
     }
-    /* The memory first: of what has begun the rest must follow. A small frame is written as a whole, or not at all. */
-    if (!direct || keeping != COPIED)
-        copy = pipecap_line_copy(item, keeping);
-    if (!copy && (!direct || keeping != COPIED))
+    /* The memory first: of what has begun the rest must follow. A small frame is written as a whole, or not at all. The
+     * rest of arrays is copied late: without memory for it this waits on, and where no reader moves for a round, the
+     * reader finds the frame cut short. */
+    if (!direct || !at_need)
+        copy = copy_of(item, keeping);
+    if (!copy && (!direct || !at_need)) {
         result = -ENOMEM;
-    else if (direct)
+    } else if (direct) {
+        sender->patient_until = patient_until && pipecap_may_wait(sender) ? patient_until : 0;
         result = pipecap_drive(sender, fd, item, NOT_YET_WAITING);
-    if (result == PIPECAP_QUEUED || (result == -EAGAIN && is_begun(item))) {
-        if (!copy)
-            copy = pipecap_line_copy(item, keeping);
-        if (copy)
-            catch_up(copy, item);
-        else
-            result = -ENOMEM;
+        sender->patient_until = 0;
     }
-    if (copy && (result == PIPECAP_QUEUED || (result == -EAGAIN && is_begun(item)))) {
+    while (must_wait(item, result) && !copy && !(copy = copy_of(item, keeping))) {
+        if (!is_begun(item) || !sender->moved) /* else the rest must follow, and what is left becomes less */
+            result = -ENOMEM;
+        else
+            result = pipecap_drive(sender, fd, item, within(WITHOUT_LIMIT, ROUND_NS));
+    }
+    if (must_wait(item, result)) {
+        if (keeping != REST_COPIED)
+            catch_up(copy, item);
         pipecap_line_up(sender, copy, direct);
         copy = NULL;
     } else if (result && direct) {
@@ -70,11 +87,38 @@ static int put(struct pipecap_sender *sender, int fd, struct pipecap_item *item,
     return result;
 }
 
+/* Wait for what this process put before, as long as a reader moves: 0 or PIPECAP_AGAIN. Of large items as many as a
+ * reader cannot take would fill the memory, and their copies cost more than the wait. */
+static int wait_for_turn(struct pipecap_sender *sender, int64_t deadline)
+{
+    uint64_t seen = load64(&sender->member->shared->consumed), last = load64(&sender->lined_up);
+    uint32_t turn = load(&sender->turns);
+    int64_t round_end = within(deadline, ROUND_NS), until = within(round_end, STALL_NS);
+
+    if (!pipecap_may_wait(sender))
+        return 0;
+    for (;;) {
+        uint32_t before = load(&sender->changed);
+        int result;
+
+        if (load64(&sender->left) >= last && (!load(&sender->driving) || load(&sender->turns) != turn))
+            return 0; /* what joined the line since may go first: else this might wait for ever */
+        if (load(&sender->closing))
+            return 0;
+        result = pipecap_wait_for_change(sender, before, until);
+        if (result == -EINTR)
+            return PIPECAP_AGAIN;
+        if (result == -ETIMEDOUT && !pipecap_moves(sender, &seen, round_end, &until))
+            return sender->stalled || is_past(deadline) ? 0 : PIPECAP_AGAIN;
+    }
+}
+
 static int64_t put_item(
     struct pipecap_sender *sender, struct pipecap_item *item, enum keeping keeping, int64_t deadline)
 {
     struct pipecap_member *member = sender->member;
     int fd = pipecap_enter(sender->end);
+    int patient = member && keeping != COPIED && deadline != 0 && sender->patience < ROUND_NS;
     int64_t count, result;
 
     if (fd < 0)
@@ -84,9 +128,14 @@ static int64_t put_item(
     if (result)
         goto out;
     if (!member) {
-        result = put(sender, fd, item, keeping);
+        result = put(sender, fd, item, keeping, 0);
         goto out;
     }
+    result = patient ? wait_for_turn(sender, deadline) : 0;
+    if (!result && load(&sender->closing))
+        result = PIPECAP_CLOSED;
+    if (result)
+        goto out;
     for (;;) {
         pipecap_change_begin(member);
         count = reserve_credits(sender, item->frame_count);
@@ -98,7 +147,7 @@ static int64_t put_item(
             goto out;
     }
     item->frame_count = (size_t)count;
-    result = put(sender, fd, item, keeping);
+    result = put(sender, fd, item, keeping, patient ? deadline : 0);
     pipecap_change_end(member);
 out:
     pipecap_leave(sender->end);
@@ -125,7 +174,7 @@ int64_t pipecap_put_frames(
 
     if (!frame_count)
         return 0;
-    result = put_item(sender, &item, IN_PLACE, deadline);
+    result = put_item(sender, &item, ticket ? IN_PLACE : REST_COPIED, deadline);
     if (result == PIPECAP_QUEUED)
         return (int64_t)item.frame_count | PIPECAP_IN_LINE;
     return result == 0 ? (int64_t)item.frame_count : result;

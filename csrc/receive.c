@@ -10,8 +10,6 @@
 
 #include "internal.h"
 
-/* A frame up to this is read into the place, and copied out. */
-#define SMALL_FRAME 16384u
 /* Below this, a frame's memory is taken at once; above, as its bytes arrive, so that a header which lies costs
  * little. */
 #define TRUSTED_LENGTH ((size_t)64 << 20)
@@ -140,7 +138,8 @@ static int64_t begin_payload(const struct op *op, size_t header, uint64_t payloa
 
     if (!may_begin(op, payload - here))
         return PIPECAP_TIMED_OUT;
-    if (pipecap_reserve(op->frames, SHORT_HEADER + (payload < TRUSTED_LENGTH ? (size_t)payload : TRUSTED_LENGTH)) ||
+    if (pipecap_reserve_for_objects(
+            op->frames, SHORT_HEADER + (payload < TRUSTED_LENGTH ? (size_t)payload : TRUSTED_LENGTH)) ||
         pipecap_reserve_bounds(op->frames, 1))
         return -ENOMEM;
     memcpy(op->frames->data + SHORT_HEADER, block_of(op) + header, here);
@@ -168,7 +167,7 @@ static int64_t receive_payload(const struct op *op)
         if (room == 0) {
             size_t more = receiver->filled < rest ? (size_t)receiver->filled : (size_t)rest;
 
-            if (pipecap_reserve(frames, frames->allocated + more))
+            if (pipecap_grow(frames, frames->allocated + more))
                 return -ENOMEM;
             continue;
         }
@@ -217,7 +216,7 @@ static int64_t take_from_block(const struct op *op, size_t end)
     size_t extra = op->receiver->have - end;
     uint64_t shift = op->frames->bounds[0] - SHORT_HEADER; /* of a long header */
 
-    if (pipecap_reserve(op->frames, end)) {
+    if (pipecap_reserve_for_objects(op->frames, end)) {
         op->frames->count = 0;
         return -ENOMEM;
     }
@@ -245,13 +244,17 @@ static int64_t receive_block(const struct op *op)
         int64_t result;
 
         if (header > 0 && op->shared && here - (size_t)header >= payload) {
+            int is_large = payload > PIPECAP_SMALL - SHORT_HEADER;
+
+            if (is_large && frames->count)
+                return take_from_block(op, end);
             if (pipecap_reserve_bounds(frames, frames->count + 1)) {
                 frames->count = 0;
                 return -ENOMEM;
             }
             pipecap_note_frame(frames, end + (size_t)header, payload);
             end += (size_t)header + (size_t)payload;
-            if (frames->count == op->max_frames)
+            if (is_large || frames->count == op->max_frames)
                 return take_from_block(op, end);
             continue;
         }
@@ -266,7 +269,7 @@ static int64_t receive_block(const struct op *op)
             return header;
         }
         if (header > 0 && !frames->count &&
-            (!op->shared || header != SHORT_HEADER || payload > SMALL_FRAME - SHORT_HEADER))
+            (!op->shared || header != SHORT_HEADER || payload > PIPECAP_SMALL - SHORT_HEADER))
             return begin_payload(op, (size_t)header, payload);
         part = (struct iovec){block_of(op) + receiver->have, wanted(op, rest, header > 0)};
         result = pipecap_read_some(op, &part, 1);

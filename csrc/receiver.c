@@ -106,6 +106,7 @@ int64_t pipecap_receive(
 out:
     if (op.fd >= 0)
         pipecap_leave(receiver->end);
+    frames->has_buffers = op.shared && result > PIPECAP_SMALL && frames->data[frames->bounds[0]] == PIPECAP_WITH_BUFFERS;
     return result;
 }
 

@@ -156,7 +156,7 @@ def test_only_two_buffers_of_moderate_size_are_kept() -> None:
     assert len(kept) <= 2
 
 
-@pytest.mark.parametrize(("size", "kept"), [(MIB, True), (15 * MIB, True), (20 * MIB, False), (100 * MIB, False)])
+@pytest.mark.parametrize(("size", "kept"), [(MIB, True), (7 * MIB, True), (20 * MIB, False), (100 * MIB, False)])
 def test_the_memory_of_a_large_item_is_not_kept(size: int, kept: bool) -> None:
     reader, writer = one_way("1M")
     with reader, writer:

@@ -9,7 +9,6 @@ import resource
 import struct
 import subprocess
 import sys
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from shims import compiled
 
 import pipecap
 from pipecap.kernel.limits import PAGE_SIZE
-from pipecap.queues import buffers, native, pickling
+from pipecap.queues import buffers, native
 from pipecap.queues.connection import one_way
 
 MIB = 1 << 20
@@ -61,21 +60,6 @@ def test_a_message_of_the_pages_of_the_pipe_fits() -> None:
 # ---- buffers ----
 
 
-@pytest.fixture
-def protocol_5(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in Python 3.14, whose default it is: it hands over buffers as they are."""
-
-    def new_pickler() -> tuple[ForkingPickler, Any]:
-        pieces = pickling._Pieces()
-        pickler = ForkingPickler(pieces, 5)
-        pickler.dispatch_table = pickling._Reducers()
-        return pickler, pieces
-
-    monkeypatch.setattr(pickling, "_new_pickler", new_pickler)
-    monkeypatch.setattr(pickling, "_picklers", [])
-
-
-@pytest.mark.usefixtures("protocol_5")
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_buffer_is_sent_as_it_was_put(batch: bool) -> None:
     queue = small.Queue()

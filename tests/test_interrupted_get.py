@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from children import Thread, and_stay, ended, finish, forked, get, put, stop, wait_until
 from interruptions import Interrupt, after, interrupted, interrupted_asleep, moments
+from items import Array
 from scenes import DEADLINE, wait_until_asleep_in, wait_until_blocked
 
 import pipecap
@@ -34,6 +35,9 @@ ITEMS = {
     "page": b"y" * 4000,
     "64 KiB": b"y" * 65_536,
     "list": [b"y" * LARGE, "z", b"z" * LARGE],
+    "array": Array(bytearray(b"y" * LARGE)),
+    "arrays": [Array(bytearray(b"y" * 20_000)), "z", Array(bytearray(b"z" * LARGE))],
+    "bytearray": bytearray(b"y" * LARGE),
 }
 items = pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS.keys())
 # A handler that raises may do so in a callback of the garbage collector (Hypothesis has one): nobody can catch that.

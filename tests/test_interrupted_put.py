@@ -21,6 +21,7 @@ from interruptions import (
     moments,
     nth,
 )
+from items import Array
 from scenes import DEADLINE, wait_until_asleep_in
 
 import pipecap
@@ -40,6 +41,9 @@ ITEMS = {
     "64 KiB": b"y" * 65_536,
     "large": b"y" * 3 * MIB,
     "list": [b"y" * LARGE, "z", b"z" * LARGE],
+    "array": Array(bytearray(b"y" * LARGE)),
+    "arrays": [Array(bytearray(b"y" * 20_000)), "z", Array(bytearray(b"z" * LARGE))],
+    "bytearray": bytearray(b"y" * LARGE),
 }
 items = pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS.keys())
 errors = pytest.mark.parametrize("raised", [Interrupt, TimeoutError])

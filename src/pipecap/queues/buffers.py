@@ -24,12 +24,14 @@ _KEPT_BUFFERS = 2
 class Outgoing:
     """Payloads as C takes them, and what keeps their memory where it is.
 
-    `arrays`: pieces, their sizes, how many; sizes of the payloads, how many.
+    `arrays`: pieces, their sizes, how many; sizes of the payloads, how many. `is_borrowed`: their owner may change them
+    once they were put.
     """
 
-    __slots__ = ("_buffers", "arrays")
+    __slots__ = ("_buffers", "arrays", "is_borrowed")
 
-    def __init__(self, pieces: Sequence[Buffer], sizes: list[int]) -> None:
+    def __init__(self, pieces: Sequence[Buffer], sizes: list[int], *, is_borrowed: bool = False) -> None:
+        self.is_borrowed = is_borrowed
         self._buffers = buffers = list(map(native.from_buffer, pieces))
         piece_sizes = native.new_sizes(list(map(len, buffers)))
         self.arrays = native.new_pieces(buffers), piece_sizes, len(buffers), native.new_sizes(sizes), len(sizes)
@@ -66,6 +68,12 @@ class Frames:
         if self.struct.moves != self._moves:
             self.look()
         return self._view[HEADER : HEADER + size]
+
+    def held_payload(self, size: int) -> memoryview:
+        """Return the payload of the first frame, for good: other frames come to other memory while it is in use."""
+        if self.struct.moves != self._moves:
+            self.look()
+        return native.held(self.struct, HEADER + size)[HEADER:]
 
     def payloads(self) -> list[memoryview]:
         """Return the payloads of all frames; valid until the buffer is used again."""

@@ -54,6 +54,8 @@ task_done = lib.pipecap_task_done
 wait_for_tasks = lib.pipecap_wait_for_tasks
 
 receive = lib.pipecap_receive
+SMALL = lib.PIPECAP_SMALL
+WITH_BUFFERS = lib.PIPECAP_WITH_BUFFERS
 give_back = lib.pipecap_give_back
 owed = lib.pipecap_owed
 poll = lib.pipecap_poll
@@ -118,6 +120,12 @@ def new_pieces(buffers: list[Any]) -> Any:
 def new_sizes(sizes: list[int]) -> Any:
     """Make an array of uint64_t."""
     return ffi.new("uint64_t[]", sizes)
+
+
+def held(frames: Any, size: int) -> memoryview:
+    """Return the first `size` bytes of a struct pipecap_frames, writable; the memory stays as long as the view does."""
+    data = lib.pipecap_hold(frames)
+    return memoryview(ffi.buffer(ffi.gc(data, lib.pipecap_drop), size))
 
 
 def view_of(frames: Any) -> memoryview:
@@ -189,6 +197,7 @@ reset_in_children = _records.add
 
 def _reset_all() -> None:
     failed: BaseException | None = None
+    lib.pipecap_blocks_forked()
     for record in list(_records):
         try:
             record.forked()

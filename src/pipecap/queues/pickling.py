@@ -1,23 +1,38 @@
 """Objects to payloads and back, without the standard library's detours.
 
 A payload is one bytes object or, for what is large, pieces in a row: a pickler hands over large bytes objects as they
-are, uncopied.
+are, uncopied, and the memory of arrays apart from the pickle.
 """
 
 from __future__ import annotations
 
 import copyreg
 import pickle
+import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeAlias
 
-from pipecap.errors import NotPicklable
+from pipecap.errors import BadFrame, NotPicklable
+from pipecap.queues import native
 
-Payload: TypeAlias = bytes | list[bytes]
+
+class Borrowed(list):  # type: ignore[type-arg] # of bytes, bytearray, memoryview
+    """The pieces of a payload, some of them memory that its owner may change after put()."""
+
+
+Payload: TypeAlias = bytes | list[bytes] | Borrowed
 
 # A pickler is used again after a pickle up to this: the memo of a large one is slow to clear.
 _KEPT_PICKLE = 16 << 10
+
+# A payload with buffers: its first byte, how many, bytes of the pickle, bytes of each; the pickle; the buffers, each
+# at a multiple of _ALIGNED. Buffers below _BUFFER are in the pickle: so a frame with others comes alone (receive.c).
+_HEAD = struct.Struct("<B3xIQ")
+_ALIGNED = 64
+_BUFFER = native.SMALL
+_PADDING = bytes(_ALIGNED)
 
 loads = pickle.loads
 
@@ -32,70 +47,161 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
     """The reducers as they are now: ForkingPickler copies them when it is made, and ours are used for long."""
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        if cls.__name__ == "ndarray" and cls.__module__ == "numpy":
+            return _reduce_array
         for registered in (ForkingPickler._extra_reducers, copyreg.dispatch_table):  # type: ignore[attr-defined]
             if cls in registered:
                 return registered[cls]
         raise KeyError(cls)
 
 
-_picklers: list[tuple[ForkingPickler, _Pieces]] = []
+class _Buffers(list):  # type: ignore[type-arg] # of memoryview
+    """What a pickler leaves out of a pickle: the memory of arrays."""
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Say whether a buffer goes into the pickle: a small one does, and one in pieces, which the pickler refuses."""
+        try:
+            view = buffer.raw()
+        except BufferError:
+            return True
+        if view.nbytes < _BUFFER:
+            return True
+        self.append(view)
+        return False
 
 
-def _new_pickler() -> tuple[ForkingPickler, _Pieces]:
-    pieces = _Pieces()
-    pickler = ForkingPickler(pieces)
-    pickler.dispatch_table = _Reducers()
-    return pickler, pieces
+_Pickler: TypeAlias = tuple[ForkingPickler, _Pieces, _Buffers]
 
 
-def pickled(obj: object) -> Payload:
-    """Pickle as ForkingPickler.dumps() does. Raises what pickling raises.
+class _Picklers(list):  # type: ignore[type-arg] # of _Pickler
+    """Warm picklers; one is taken out while in use, since pickling may run user code that comes here again."""
 
-    Picklers are pooled; one is checked out while in use, since pickling may run user code that re-enters.
-    """
-    try:
-        entry = _picklers.pop()
-    except IndexError:
-        entry = _new_pickler()
-    pickler, pieces = entry
+    def __init__(self, *, protocol: int | None) -> None:
+        self._protocol = protocol
+
+    def new(self) -> _Pickler:
+        """Make one more."""
+        pieces, buffers = _Pieces(), _Buffers()
+        if self._protocol is None:
+            pickler = ForkingPickler(pieces)
+        else:
+            pickler = ForkingPickler(pieces, self._protocol, True, buffers.take)
+        pickler.dispatch_table = _Reducers()
+        return pickler, pieces, buffers
+
+    def warm(self) -> _Pickler:
+        """Return one."""
+        try:
+            entry: _Pickler = self.pop()
+        except IndexError:
+            entry = self.new()
+        return entry
+
+
+def _pickled(picklers: _Picklers, obj: object) -> Payload:
+    entry = picklers.warm()
+    pickler, pieces, buffers = entry
     pickler.dump(obj)  # a pickler that failed is not used again
     if len(pieces) == 1:
         payload: Payload = pieces.pop()
         size = len(payload)
     else:
-        payload = _unshared(pieces)
+        payload = _lasting(pieces)
         size = sum(map(len, pieces[::2]))  # a large bytes object is every other one
         pieces.clear()
+    if buffers:
+        payload = _with_buffers(payload, buffers)
+        buffers.clear()
     if size < _KEPT_PICKLE:
         pickler.clear_memo()
-        _picklers.append(entry)
+        picklers.append(entry)
     return payload
 
 
-def _unshared(pieces: list[Any]) -> list[bytes]:
-    """Copy what its owner may still change: protocol 5 hands over bytearrays and other buffers as they are."""
-    return [piece if type(piece) is bytes else bytes(piece) for piece in pieces]
+# As ForkingPickler.dumps() does. Raises what pickling raises.
+pickled = partial(_pickled, _Picklers(protocol=None))
+# For another process with pipecap: the memory of arrays and their like is not copied (PEP 574).
+_ours = _Picklers(protocol=5)
+encoded = partial(_pickled, _ours)
+
+
+def _with_buffers(payload: Payload, buffers: list[memoryview]) -> Borrowed:
+    pickled = payload if isinstance(payload, bytes) else b"".join(payload)
+    sizes = [view.nbytes for view in buffers]
+    head = _HEAD.pack(native.WITH_BUFFERS, len(sizes), len(pickled)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+    pieces = Borrowed((head + pickled,))
+    at = len(head) + len(pickled)
+    for view, size in zip(buffers, sizes, strict=True):
+        if at % _ALIGNED:
+            pieces.append(_PADDING[at % _ALIGNED :])
+            at += _ALIGNED - at % _ALIGNED
+        pieces.append(view)
+        at += size
+    return pieces
+
+
+def loads_with_buffers(payload: memoryview) -> Any:
+    """Unpickle a payload with buffers; the objects use its memory. Raises BadFrame where it is not one."""
+    try:
+        _, count, size = _HEAD.unpack_from(payload)
+        sizes = struct.unpack_from(f"<{count}Q", payload, _HEAD.size)
+    except struct.error:
+        raise _bad_buffers(payload) from None
+    begin = _HEAD.size + 8 * count
+    at = begin + size
+    buffers = []
+    for each in sizes:
+        at += -at % _ALIGNED
+        buffers.append(payload[at : at + each])
+        at += each
+    if at != payload.nbytes:
+        raise _bad_buffers(payload)
+    return loads(payload[begin : begin + size], buffers=buffers)
+
+
+def _bad_buffers(payload: memoryview) -> BadFrame:
+    return BadFrame(f"a message of {payload.nbytes:,} bytes has no valid list of buffers")
+
+
+def _lasting(pieces: list[Any]) -> list[bytes] | Borrowed:
+    """Copy what lasts only as long as the pickler writes, views of a string's memory, say; keep bytearrays in place.
+
+    Raises RuntimeError where one has another size by now than the pickle says: in the 8 bytes before it.
+    """
+    lasting: list[Any] = []
+    for before, piece in zip([b"", *pieces], pieces, strict=False):
+        if type(piece) is bytearray:
+            view = memoryview(piece)  # from here on its size stays
+            if view.nbytes != int.from_bytes(before[-8:], "little"):
+                raise RuntimeError("a bytearray changed its size while it was pickled")
+            lasting.append(view)
+        else:
+            lasting.append(piece if type(piece) is bytes else bytes(piece))
+    return Borrowed(lasting) if memoryview in map(type, lasting) else lasting
+
+
+def _reduce_array(array: Any) -> Any:
+    """Reduce a numpy array so that it comes out writable: of one that is not, protocol 5 has the other side know."""
+    return array.__reduce_ex__(5) if array.flags.writeable else array.__reduce__()
 
 
 def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
-    """Pickle into `payloads`, one after the other; where it fails, as many are there as did not."""
-    try:
-        pickler, pieces = _picklers.pop()
-    except IndexError:
-        pickler, pieces = _new_pickler()
+    """Encode into `payloads`, one after the other; where it fails, as many are there as did not."""
+    entry = _ours.warm()
+    pickler, pieces, buffers = entry
     dump, clear_memo, append = pickler.dump, pickler.clear_memo, payloads.append
     for obj in objects:
         dump(obj)
-        payload = pieces.pop()
-        if pieces or len(payload) >= _KEPT_PICKLE:
-            pieces.append(payload)
-            append(_unshared(pieces) if len(pieces) > 1 else payload)
-            pickler, pieces = _new_pickler()
+        if buffers or len(pieces) > 1 or len(pieces[0]) >= _KEPT_PICKLE:
+            payload: Payload = pieces[0] if len(pieces) == 1 else _lasting(pieces)
+            append(_with_buffers(payload, buffers) if buffers else payload)
+            entry = _ours.new()
+            pickler, pieces, buffers = entry
             dump, clear_memo = pickler.dump, pickler.clear_memo
         else:
-            append(payload)
+            append(pieces.pop())
             clear_memo()
-    _picklers.append((pickler, pieces))
+    _ours.append(entry)
 
 
 def all_pickled(objects: Sequence[object]) -> list[Payload]:
@@ -121,9 +227,9 @@ def refusal(obj: object, error: Exception) -> Exception:
         innermost = innermost.tb_next
     if isinstance(error, MemoryError):
         return error
-    if innermost is None or innermost.tb_frame.f_code not in (pickled.__code__, pickle_all.__code__):
+    if innermost is None or innermost.tb_frame.f_code not in (_pickled.__code__, pickle_all.__code__):
         try:
-            pickled(obj)
+            encoded(obj)
         except Exception:
             pass
         else:

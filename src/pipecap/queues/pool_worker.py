@@ -1,7 +1,7 @@
 """What runs in a worker process of a Pool, and the messages between it and the pool.
 
-A message is 8 bytes, a serial number, and a pickle. The serial number of a task is the number of its frame in the task
-queue; its result has the same. So whose result it is can be read even where the rest cannot be unpickled.
+A message is a payload and 8 bytes behind it, a serial number. The serial number of a task is the number of its frame in
+the task queue; its result has the same. So whose result it is can be read even where the rest cannot be unpickled.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from multiprocessing.pool import (  # type: ignore[attr-defined] # the second is
 from typing import Any, TypeAlias
 
 from pipecap.errors import LostItem, TruncatedItem
-from pipecap.queues.native import WITHOUT_LIMIT
-from pipecap.queues.pickling import Payload, loads, pickled
+from pipecap.queues.native import WITH_BUFFERS, WITHOUT_LIMIT
+from pipecap.queues.pickling import Borrowed, Payload, encoded, loads, loads_with_buffers
 from pipecap.queues.queue import SimpleQueue
 
 # Serial numbers that no task has: the end, for its reader; look for lost tasks, for the pool.
 STOP = 2**64 - 1
 LOOK = 2**64 - 2
 
-_HEAD = 8
-# A pickle up to this is copied behind its serial number.
+_TAIL = 8
+# A pickle up to this is copied before its serial number.
 _COPIED = 64 << 10
 
 Outcome: TypeAlias = tuple[bool, Any]  # success and the value, or the exception
@@ -32,11 +32,11 @@ Outcome: TypeAlias = tuple[bool, Any]  # success and the value, or the exception
 
 def pack(serial: int, obj: object) -> Payload:
     """Make a message. Raises what pickling raises."""
-    head = serial.to_bytes(_HEAD, "little")
-    payload = pickled(obj)
+    tail = serial.to_bytes(_TAIL, "little")
+    payload = encoded(obj)
     if type(payload) is bytes:
-        return head + payload if len(payload) <= _COPIED else [head, payload]
-    return [head, *payload]
+        return payload + tail if len(payload) <= _COPIED else [payload, tail]
+    return Borrowed((*payload, tail)) if type(payload) is Borrowed else [*payload, tail]
 
 
 def send(queue: SimpleQueue, message: Payload) -> None:
@@ -54,9 +54,10 @@ def receive(queue: SimpleQueue) -> tuple[int, bool, Any]:
 
 
 def _unpack(payload: memoryview) -> tuple[int, bool, Any]:
-    serial = int.from_bytes(payload[:_HEAD], "little")
+    serial = int.from_bytes(payload[-_TAIL:], "little")
+    load = loads_with_buffers if payload[0] == WITH_BUFFERS else loads
     try:
-        return serial, True, loads(payload[_HEAD:])
+        return serial, True, load(payload[:-_TAIL])
     except Exception as error:  # unpickling runs the objects' own code, which may raise anything
         return serial, False, error
 

@@ -16,7 +16,7 @@ from pipecap.queues import native
 from pipecap.queues.connection import Connection, one_way
 from pipecap.queues.feeder import Feeder
 from pipecap.queues.native import AGAIN, AT_ONCE, CLOSED, COPIED, QUEUED, TIMED_OUT, WITHOUT_LIMIT, deadline_of, failure
-from pipecap.queues.pickling import all_pickled, pickled, refusal
+from pipecap.queues.pickling import all_pickled, encoded, refusal
 from pipecap.queues.receiver import Receiver
 from pipecap.queues.sender import Sender
 from pipecap.queues.shared import UNLIMITED, Shared, SharedLock
@@ -154,7 +154,7 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
             self._check_open()
             return feeder.refuse()
         try:
-            payload = pickled(obj)
+            payload = encoded(obj)
         except Exception as error:  # pickling runs the object's own code, which may raise anything
             raise refusal(obj, error) from error.__cause__
         deadline = WITHOUT_LIMIT if block and timeout is None else deadline_of(timeout, block=block)
@@ -164,6 +164,7 @@ class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic cla
                 while result == AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
                     result = native.put(self._sender.struct, payload, len(payload), 0, deadline)
             else:
+                feeder.start()  # a large item waits for what is in line
                 result = self._sender.put(payload, deadline)
             if result:
                 self._put_later(result)
@@ -313,7 +314,7 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
         Waits, too, while another process has begun an item that does not fit in the pipe.
         """
         try:
-            payload = pickled(obj)
+            payload = encoded(obj)
         except Exception as error:
             raise refusal(obj, error) from error.__cause__
         self._sender.send(payload)

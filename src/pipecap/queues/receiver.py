@@ -14,8 +14,8 @@ from typing import Any
 
 from pipecap.queues import buffers, native
 from pipecap.queues.buffers import KEPT_BYTES, LONGEST, Frames, spare
-from pipecap.queues.native import AGAIN, TIMED_OUT, failure, receive
-from pipecap.queues.pickling import loads
+from pipecap.queues.native import AGAIN, SMALL, TIMED_OUT, failure, receive
+from pipecap.queues.pickling import loads, loads_with_buffers
 
 
 class Receiver:
@@ -50,7 +50,11 @@ class Receiver:
             size = AGAIN
             while size == AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
                 size = receive(self.struct, struct, deadline, longest, 1)
-            if size >= 0:
+            if size > SMALL and struct.has_buffers:
+                payload = frames.held_payload(size)
+                item = loads_with_buffers(payload) if use is loads else use(payload)
+                struct.count = 0
+            elif size >= 0:
                 item = use(frames.payload(size))
                 struct.count = 0
         except BaseException as error:
@@ -75,7 +79,8 @@ class Receiver:
             while size == AGAIN:
                 size = receive(self.struct, struct, deadline, LONGEST, max_items)
             if size >= 0:
-                items = [loads(payload) for payload in frames.payloads()]
+                items: list[Any] = []
+                _load_all(frames, items)
                 struct.count = 0
         except BaseException as error:
             self._return_unused(frames, error, loads)
@@ -123,13 +128,25 @@ def _failed_by_itself(frames: Frames, error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 0
     try:
-        for payload in frames.payloads():
-            items.append(loads(payload))  # noqa: PERF401 -- those before the one that fails are wanted
+        _load_all(frames, items, again=True)
     except BaseException:  # unpickling may also exit
         with suppress(AttributeError):  # an exception class may have no room for it
             error.items = items  # type: ignore[attr-defined] # documented
         return len(items) + 1
     return 0
+
+
+def _load_all(frames: Frames, items: list[Any], *, again: bool = False) -> None:
+    """Append the objects of all payloads; where one cannot be unpickled, those before it.
+
+    Objects may change their buffers as they are made: `again`, they get copies.
+    """
+    if frames.struct.has_buffers:
+        payload = frames.held_payload(frames.struct.bounds[1])
+        items.append(loads_with_buffers(memoryview(bytearray(payload)) if again else payload))
+        return
+    for payload in frames.payloads():
+        items.append(loads(payload))  # noqa: PERF401 -- those before one that fails are wanted
 
 
 def _no_item(frames: Frames, outcome: int) -> Exception:

@@ -13,7 +13,7 @@ from typing import Any
 from pipecap.queues import native
 from pipecap.queues.buffers import Outgoing
 from pipecap.queues.native import AGAIN, CHUNK, COPIED, IN_LINE, QUEUED, WITHOUT_LIMIT, failure
-from pipecap.queues.pickling import Payload, size_of
+from pipecap.queues.pickling import Borrowed, Payload, size_of
 
 _ROUND = 500_000_000
 _NO_TICKET = 0
@@ -94,6 +94,8 @@ class Sender:
         return _count(self._put_frames(Outgoing([b"".join(batch)], list(map(len, batch))), deadline))
 
     def _put_frames(self, frames: Outgoing, deadline: int) -> int:
+        if frames.is_borrowed:
+            return self._put_borrowed(frames, deadline)
         ticket = next(self._tickets)
         self._alive[ticket] = frames
         result = AGAIN
@@ -105,6 +107,16 @@ class Sender:
         except BaseException:
             self._let_go(ticket)
             raise
+        return result
+
+    def _put_borrowed(self, frames: Outgoing, deadline: int) -> int:
+        """Send memory that its owner may change afterwards: what must wait is copied."""
+        result = AGAIN
+        try:
+            while result == AGAIN:
+                result = native.put_frames(self.struct, *frames.arrays, _NO_TICKET, deadline)
+        finally:
+            frames.release()
         return result
 
     def _let_go(self, ticket: int) -> None:
@@ -196,4 +208,5 @@ def _release(kept: Outgoing | bytes | None) -> None:
 
 
 def _outgoing(payload: Payload) -> Outgoing:
-    return Outgoing([payload] if isinstance(payload, bytes) else payload, [size_of(payload)])
+    pieces = [payload] if isinstance(payload, bytes) else payload
+    return Outgoing(pieces, [size_of(payload)], is_borrowed=type(payload) is Borrowed)
