@@ -6,13 +6,16 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterable
 from multiprocessing import context
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipecap.errors import Unsupported
 from pipecap.kernel.sizes import parse_size
-from pipecap.queues import connection, process
+from pipecap.queues import connection, process, queue
 from pipecap.queues.connection import Connection
-from pipecap.queues.queue import JoinableQueue, Queue, SimpleQueue
+
+if TYPE_CHECKING:
+    from pipecap.queues import pool
 
 
 class Context(context.BaseContext):
@@ -24,6 +27,8 @@ class Context(context.BaseContext):
 
     capacity: int | str = "auto"
     exit_warning: float | None = 5.0
+    if TYPE_CHECKING:
+        Process: ClassVar[type[BaseProcess]]
 
     def get_context(self, method: str | None = None) -> Any:
         """Return the context of another start method, with the same settings."""
@@ -31,17 +36,17 @@ class Context(context.BaseContext):
             return self
         return get_context(method, capacity=self.capacity, exit_warning=self.exit_warning)
 
-    def Queue(self, maxsize: int = 0) -> Any:
+    def Queue(self, maxsize: int = 0) -> queue.Queue:
         """Make a pipecap Queue."""
-        return Queue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
+        return queue.Queue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
 
-    def JoinableQueue(self, maxsize: int = 0) -> Any:
+    def JoinableQueue(self, maxsize: int = 0) -> queue.JoinableQueue:
         """Make a pipecap JoinableQueue."""
-        return JoinableQueue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
+        return queue.JoinableQueue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
 
-    def SimpleQueue(self) -> Any:
+    def SimpleQueue(self) -> queue.SimpleQueue:
         """Make a pipecap SimpleQueue."""
-        return SimpleQueue(ctx=self, capacity=self.capacity)
+        return queue.SimpleQueue(ctx=self, capacity=self.capacity)
 
     def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
         """Make two connected Connections: a socketpair; or, not duplex, a pipe of the context's capacity."""
@@ -53,7 +58,7 @@ class Context(context.BaseContext):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
-    ) -> Any:
+    ) -> pool.Pool:
         """Make a pipecap Pool, which survives its workers."""
         from pipecap.queues.pool import Pool
 
