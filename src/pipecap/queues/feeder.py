@@ -37,30 +37,30 @@ class Feeder:
         self.ignore_epipe = False
         self.is_finished = False  # close(), exit or the end of the queue: no more puts
         self._discarded = False
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._join: util.Finalize | None = None
         self._join_cancelled = False
 
     def start(self) -> None:
         """See to it that the thread runs, where something waits. RuntimeError without threads."""
-        if self._thread is not None or not self.sender.struct.items:
+        if self.thread is not None or not self.sender.struct.items:
             return
-        thread = self._thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
+        thread = self.thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
         try:
             thread.start()
             if not self._join_cancelled:
                 self._join = util.Finalize(thread, Feeder._join_at_exit, [weakref.ref(thread), self], exitpriority=-5)
         except BaseException:  # the next put tries again; a thread that did start finds that it is not the one
-            if self._thread is thread:
-                self._thread = self._join = None
+            if self.thread is thread:
+                self.thread = self._join = None
             raise
 
     def _feed(self) -> None:
         me = threading.current_thread()
-        while self._thread is me and (result := native.feed(self.sender.struct)):
+        while self.thread is me and (result := native.feed(self.sender.struct)):
             if result == 1:
                 self._reap()
-        if self._thread is not me:
+        if self.thread is not me:
             return
         self._reap()
         self.close_ends()
@@ -85,9 +85,9 @@ class Feeder:
         """Take no more; send what waits, then close both ends of the pipe in this process. Returns at once."""
         self.is_finished = True
         native.sender_closing(self.sender.struct)
-        if self._thread is None and self.sender.struct.items:
+        if self.thread is None and self.sender.struct.items:
             self.start()  # an exception came between put() and this
-        elif self._thread is None and self.sender.struct.used:
+        elif self.thread is None and self.sender.struct.used:
             self.close_ends()
 
     def refuse(self, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipecap.errors import InvalidValue, LostItem
 from pipecap.queues import native
+from pipecap.queues.compat import StockNames
 from pipecap.queues.connection import Connection, one_way
 from pipecap.queues.feeder import Feeder
 from pipecap.queues.native import AGAIN, AT_ONCE, CLOSED, COPIED, QUEUED, TIMED_OUT, WITHOUT_LIMIT, deadline_of, failure
@@ -94,7 +95,7 @@ class SharedPipe:
         return not self._reader.poll()
 
 
-class Queue(SharedPipe, queues.Queue):  # type: ignore[type-arg] # a generic class to type checkers only
+class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a generic class to type checkers only
     """multiprocessing.Queue on an elastic pipe, with direct put, batches, an exit guard and discard.
 
     `put()` pickles at once: what happens to the object afterwards does not change the item, and an object that cannot
