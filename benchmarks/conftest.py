@@ -166,13 +166,13 @@ class Contest:
         ours: Contender,
         peers: Sequence[Contender],
         *,
-        size: int,
+        item: object,
         placement: Placement,
         aims: Mapping[str, float | None],
         producers: int = 1,
-        raw: bool = False,
+        raw: int = 0,
     ) -> None:
-        """Let all move items of `size` bytes in turns, with `raw` a bare pipe in C, too; `aims` by name of the peer."""
+        """Let all move `item` in turns, a bare pipe in C `raw` bytes, if any; `aims` by name of the peer."""
         faulthandler.cancel_dump_traceback_later()
         real = self.benchmark.enabled
         sides: list[Sides] = []
@@ -180,11 +180,11 @@ class Contest:
         mine: list[list[float]] = []
         with ExitStack() as stack:
             if raw and self.program:
-                sides.append(raw_pipe(self.program, size, placement, trial=TRIAL if real else 0))
+                sides.append(raw_pipe(self.program, raw, placement, trial=TRIAL if real else 0))
             absent = missing()
             for contender in (*peers, ours):
                 if contender.name not in absent:
-                    sides.append(Processes(contender, size, placement, producers))
+                    sides.append(Processes(contender, item, placement, producers))
                     stack.callback(sides[-1].close)
             counts = [items_in(TURN, one) for one in sides] if real else [4] * len(sides)
             self.benchmark.pedantic(  # type: ignore[no-untyped-call] # as above
@@ -228,6 +228,20 @@ def raw_program(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 def contest(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, raw_program: Path | None) -> Contest:
     """Let queues compete."""
     return Contest(benchmark, pytestconfig.stash[RESULTS], raw_program)
+
+
+def spread() -> Placement:
+    """Pin the two sides to two CPUs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("one CPU only: there is no second one to pin the other side to")
+    return Placement(cpus[0], cpus[1])
+
+
+@pytest.fixture(params=["free", "pinned"])
+def placed(request: pytest.FixtureRequest) -> Placement:
+    """Where the two sides run."""
+    return spread() if request.param == "pinned" else Placement()
 
 
 def placement() -> str:

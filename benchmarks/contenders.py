@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +32,8 @@ except ImportError:
 MIB = 1 << 20
 RING = 16_000_000
 RAW = "raw C pipe"
+ZMQ = "pyzmq"
+DEJAQ = "dejaq"
 # No turn takes near as long: who does is hung.
 HUNG = 30.0
 
@@ -56,6 +59,19 @@ def get(queue: Any, item: Any, count: int) -> None:
     for _ in range(count):
         got = get()
     assert len(got) == len(item)
+
+
+def get_and_read(read: Callable[[Any], object], expected: object) -> Move:
+    """Get one by one and read each; `expected` is what the last is to read as."""
+
+    def move(queue: Any, item: Any, count: int) -> None:
+        get = queue.get
+        for _ in range(count):
+            got = get()
+            seen = read(got)
+        assert seen == expected
+
+    return move
 
 
 def put_many(batch: int) -> Move:
@@ -119,8 +135,8 @@ def _large(queue: Any) -> Any:
     return queue
 
 
-def _ring() -> Any:
-    return faster_fifo.Queue(RING)
+def _ring(size: int = RING) -> Any:
+    return faster_fifo.Queue(size)
 
 
 OURS = Contender("ours", _ours.Queue)
@@ -130,6 +146,11 @@ STOCK_LARGE = Contender("stock Queue, 1 MiB", lambda: _large(_fork.Queue()))
 SIMPLE = Contender("SimpleQueue", _fork.SimpleQueue)
 SIMPLE_LARGE = Contender("SimpleQueue, 1 MiB", lambda: _large(_fork.SimpleQueue()))
 FASTER_FIFO = Contender("faster-fifo", _ring)
+
+
+def ring(size: int) -> Contender:
+    """Give faster-fifo with a ring of so many bytes."""
+    return Contender(FASTER_FIFO.name, lambda: _ring(size))
 
 
 def batches(contender: Contender, batch: int) -> Contender:
@@ -148,6 +169,9 @@ def missing() -> dict[str, str]:
     reasons = {}
     if faster_fifo is None:
         reasons[FASTER_FIFO.name] = "not installed: pip install '.[benchmark]'; it has no wheel for CPython 3.14"
+    for name, module in ((ZMQ, "zmq"), (DEJAQ, "dejaq")):
+        if find_spec(module) is None:
+            reasons[name] = "not installed: pip install '.[benchmark]'"
     if not compiler():
         reasons[RAW] = "no C compiler: cc, or what CC names"
     return reasons
@@ -190,12 +214,11 @@ class Sides(Protocol):
 
 
 class Processes:
-    """A contender at work: `producers` processes that put items of `size` random bytes, and one that gets them."""
+    """A contender at work: `producers` processes that put `item` over and over, and one that gets it."""
 
-    def __init__(self, contender: Contender, size: int, placement: Placement, producers: int = 1) -> None:
+    def __init__(self, contender: Contender, item: object, placement: Placement, producers: int = 1) -> None:
         self.name = contender.name
         queue = contender.make()
-        item = os.urandom(size)
         go = os.pipe()
         sides = [(contender.produce, placement.producer_cpu, _wait(go[0]))] * producers
         sides += [(contender.consume, placement.consumer_cpu, _let_go(go[1], producers))]
@@ -306,6 +329,7 @@ def compile_raw_pipe(folder: Path) -> Path:
 
 def items_in(seconds: float, sides: Sides) -> int:
     """Find how many items a contender moves in about so many seconds."""
+    sides.turn(1)  # what they make at the first use takes its time
     count = 1
     while (took := sides.turn(count)) < seconds / 4:
         count *= 4

@@ -23,20 +23,6 @@ from benchmarks.contenders import (
 PEERS = [STOCK, STOCK_LARGE, SIMPLE, SIMPLE_LARGE, FASTER_FIFO]
 
 
-def spread() -> Placement:
-    """Pin the two sides to two CPUs."""
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        pytest.skip("one CPU only: there is no second one to pin the other side to")
-    return Placement(cpus[0], cpus[1])
-
-
-@pytest.fixture(params=["free", "pinned"])
-def placed(request: pytest.FixtureRequest) -> Placement:
-    """Where the two sides run."""
-    return spread() if request.param == "pinned" else Placement()
-
-
 @pytest.mark.parametrize(
     ("what", "size", "stock", "faster_fifo", "raw"),
     [
@@ -52,7 +38,7 @@ def test_items(
     contest: Contest, placed: Placement, what: str, size: int, stock: float, faster_fifo: float, raw: float | None
 ) -> None:
     aims = {STOCK.name: stock, FASTER_FIFO.name: faster_fifo, RAW: raw}
-    contest(what, OURS, PEERS, size=size, placement=placed, aims=aims, raw=True)
+    contest(what, OURS, PEERS, item=os.urandom(size), placement=placed, aims=aims, raw=size)
 
 
 @pytest.mark.parametrize("batch", [100, 1000])
@@ -62,10 +48,10 @@ def test_batches(contest: Contest, placed: Placement, batch: int) -> None:
         f"100 B, {batch:,} a put_many, get_many",
         batches(OURS, batch),
         [*PEERS[:-1], batches(FASTER_FIFO, batch)],
-        size=100,
+        item=os.urandom(100),
         placement=placed,
         aims={STOCK.name: 6.0, FASTER_FIFO.name: 6.0},
-        raw=True,
+        raw=100,
     )
 
 
@@ -75,7 +61,7 @@ def test_round_trip(contest: Contest, placed: Placement, ours: Contender, what: 
         f"100 B there and back, {what}",
         round_trips(ours),
         [round_trips(peer) for peer in (STOCK, SIMPLE, FASTER_FIFO)],
-        size=100,
+        item=os.urandom(100),
         placement=placed,
         aims={SIMPLE.name: 1.0},
     )
@@ -89,7 +75,7 @@ def test_four_producers(contest: Contest, what: str, size: int) -> None:
         f"{what}, four producers",
         OURS,
         PEERS,
-        size=size,
+        item=os.urandom(size),
         placement=Placement(),
         aims={STOCK.name: 1.0, FASTER_FIFO.name: 1.0},
         producers=4,
