@@ -17,6 +17,7 @@ from typing import Any
 import hypothesis
 import privilege
 import pytest
+from alone import beside_others
 
 import pipecap
 
@@ -95,7 +96,8 @@ def pytest_report_header() -> str:
 def nothing_left_behind() -> Iterator[None]:
     before = open_files()
     children = child_processes()
-    yield
+    with beside_others():
+        yield
     gc.collect()
     for _ in range(100):  # a child that was just told to end may take a moment
         if not child_processes() - children:

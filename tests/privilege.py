@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 from unittest import SkipTest
 
+from alone import alone
+
 Result = TypeVar("Result")
 
 CAP_DAC_READ_SEARCH = 2
@@ -134,17 +136,18 @@ def quota_used_up(*, pages_left: int = 0) -> Iterator[list[int]]:
 
     page = os.sysconf("SC_PAGESIZE")
     held: list[int] = []
-    try:
-        while True:
-            read_end, write_end = os.pipe()
-            os.close(read_end)
-            held.append(write_end)
-            if fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ) < 16 * page:
-                break
-        while pages_left > 0:
-            pages_left -= fcntl.fcntl(held[0], fcntl.F_GETPIPE_SZ) // page
-            os.close(held.pop(0))
-        yield held
-    finally:
-        for fd in held:
-            os.close(fd)
+    with alone():
+        try:
+            while True:
+                read_end, write_end = os.pipe()
+                os.close(read_end)
+                held.append(write_end)
+                if fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ) < 16 * page:
+                    break
+            while pages_left > 0:
+                pages_left -= fcntl.fcntl(held[0], fcntl.F_GETPIPE_SZ) // page
+                os.close(held.pop(0))
+            yield held
+        finally:
+            for fd in held:
+                os.close(fd)
