@@ -24,10 +24,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from children import Thread, state, wait_until
+from children import Thread, state, wait_until, wait_until_in
 
 import pipecap
 from pipecap import PoolBroken, WorkerLost
+from pipecap.queues import process
 from pipecap.queues.pool_crew import Crew
 
 METHODS = ("fork", "spawn", "forkserver")
@@ -645,3 +646,14 @@ def test_a_spawned_process_that_dies_before_it_reads_its_arguments_does_not_hang
     Thread(child.start).result()
     child.join(SOON)
     assert child.exitcode == 0
+
+
+def test_the_end_of_an_executor_waits_for_a_feeder_thread_that_is_about_to_start(pipe: tuple[int, int]) -> None:
+    feeder = threading.Thread(target=os.write, args=(pipe[1], bytes(100_000)), daemon=True)  # more than the pipe holds
+    end = process._End(feeder, os.dup(pipe[0]))
+    draining = Thread(end._drain)
+    wait_until_in("nanosleep", os.getpid(), draining.native_id)
+    feeder.start()
+    draining.result()
+    feeder.join(SOON)
+    assert not feeder.is_alive()

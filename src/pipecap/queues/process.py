@@ -145,7 +145,10 @@ class _End:
         """Read what no worker will, until the feeder thread has written it or another worker is terminated."""
         if self._reader < 0 or self._feeder is None:
             return
-        self._feeder.join(_PAUSE)
+        time.sleep(_PAUSE)  # it may end by itself
+        give_up_at = time.monotonic() + _GRACE
+        while self._feeder.ident is None and time.monotonic() < give_up_at:  # another thread is about to start it
+            time.sleep(_PAUSE)
         while not self._pidfds and self._feeder.is_alive():
             if connection.wait([self._reader], _PAUSE) and not os.read(self._reader, 1 << 20):
                 break
