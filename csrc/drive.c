@@ -263,7 +263,8 @@ void pipecap_stop_driving(struct pipecap_sender *sender)
     store(&sender->driving, 0);
     if ((load(&sender->end->users) & 1) && __atomic_load_n(&sender->first, __ATOMIC_SEQ_CST))
         pipecap_sender_closed(sender); /* the last one settles what cannot be sent */
-    if (__atomic_load_n(&sender->first, __ATOMIC_SEQ_CST) || load(&sender->closing) || load(&sender->waiters))
+    /* Not for a feeder thread that sleeps over an empty line: it would be woken at each put. */
+    if (__atomic_load_n(&sender->first, __ATOMIC_SEQ_CST) || load(&sender->closing) || load(&sender->turn_waiters))
         pipecap_changed(sender);
 }
 

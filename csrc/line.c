@@ -308,6 +308,7 @@ void pipecap_sender_closing(struct pipecap_sender *sender)
 void pipecap_sender_forked(struct pipecap_sender *sender)
 {
     sender->driving = sender->mutex = sender->waiters = sender->closing = sender->taking_back = sender->used = 0;
+    sender->turn_waiters = 0;
     sender->locked = 0;
     sender->feeding = sender->moved = sender->stalled = 0;
     sender->patient_until = 0;

@@ -299,6 +299,7 @@ struct pipecap_sender {
     uint64_t lined_up;             /* items that joined the line, ... */
     uint64_t left;                 /* ... and that left it */
     uint32_t turns;                /* counts how often a driver has stopped */
+    uint32_t turn_waiters;         /* threads that wait for that */
     uint64_t failures;             /* frames without a ticket that could not be sent, ... */
     int failure;                   /* ... and why: -errno */
 };

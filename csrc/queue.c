@@ -87,30 +87,40 @@ static int put(
     return result;
 }
 
+/* Whether what joined the line up to `last` has left it, and the driver of that turn has stopped. */
+static int has_turn(const struct pipecap_sender *sender, uint64_t last, uint32_t turn)
+{
+    return load64(&sender->left) >= last && (!load(&sender->driving) || load(&sender->turns) != turn);
+}
+
 /* Wait for what this process put before, as long as a reader moves: 0 or PIPECAP_AGAIN. Of large items as many as a
- * reader cannot take would fill the memory, and their copies cost more than the wait. */
+ * reader cannot take would fill the memory, and their copies cost more than the wait. Not for what joins the line
+ * meanwhile: else this might wait for ever. */
 static int wait_for_turn(struct pipecap_sender *sender, int64_t deadline)
 {
-    uint64_t seen = load64(&sender->member->shared->consumed), last = load64(&sender->lined_up);
+    uint64_t last = load64(&sender->lined_up), seen;
     uint32_t turn = load(&sender->turns);
-    int64_t round_end = within(deadline, ROUND_NS), until = within(round_end, STALL_NS);
+    int64_t round_end, until;
+    int result = 0;
 
-    if (!pipecap_may_wait(sender))
+    if (has_turn(sender, last, turn) || !pipecap_may_wait(sender))
         return 0;
+    seen = load64(&sender->member->shared->consumed);
+    round_end = within(deadline, ROUND_NS);
+    until = within(round_end, STALL_NS);
+    add(&sender->turn_waiters, 1);
     for (;;) {
         uint32_t before = load(&sender->changed);
-        int result;
 
-        if (load64(&sender->left) >= last && (!load(&sender->driving) || load(&sender->turns) != turn))
-            return 0; /* what joined the line since may go first: else this might wait for ever */
-        if (load(&sender->closing))
-            return 0;
+        if (has_turn(sender, last, turn) || load(&sender->closing))
+            break;
         result = pipecap_wait_for_change(sender, before, until);
-        if (result == -EINTR)
-            return PIPECAP_AGAIN;
-        if (result == -ETIMEDOUT && !pipecap_moves(sender, &seen, round_end, &until))
-            return sender->stalled || is_past(deadline) ? 0 : PIPECAP_AGAIN;
+        if (result == -EINTR || (result == -ETIMEDOUT && !pipecap_moves(sender, &seen, round_end, &until)))
+            break;
+        result = 0;
     }
+    __atomic_sub_fetch(&sender->turn_waiters, 1, __ATOMIC_SEQ_CST);
+    return result == 0 || (result == -ETIMEDOUT && (sender->stalled || is_past(deadline))) ? 0 : PIPECAP_AGAIN;
 }
 
 static int64_t put_item(
