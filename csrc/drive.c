@@ -312,9 +312,7 @@ int pipecap_drive_line(struct pipecap_sender *sender, int fd, int64_t until, uin
         int wanted = ticket && item->ticket == ticket;
         int result = pipecap_drive(sender, fd, item, until);
 
-        if (result == PIPECAP_QUEUED)
-            return result;
-        if (result == -EAGAIN)
+        if (result == PIPECAP_QUEUED || result == -EAGAIN)
             return result;
         if (result == -EPIPE) { /* so will it be with the others */
             pipecap_fail_line(sender, result);

@@ -331,8 +331,8 @@ void pipecap_finish_first(struct pipecap_sender *sender, int error);
 #define FEED_NS 100000000
 
 /* What becomes of an item's arrays when it must wait: they stay where they are (of put_frames(), the caller's), or
- * the one piece and its size go along with the item, the bytes of a small one, too; or all that is left is copied. */
-enum keeping { IN_PLACE, BUT_FOR_THE_BYTES, COPIED, REST_COPIED };
+ * the one piece and its size go along with the item; or all that is left is copied, with its bytes. */
+enum keeping { IN_PLACE, BUT_FOR_THE_BYTES, COPIED };
 
 /* Make the memory in which an item waits; NULL without memory. */
 struct pipecap_item *pipecap_line_copy(const struct pipecap_item *item, enum keeping keeping);

@@ -5,15 +5,17 @@
 
 #include "internal.h"
 
-/* Make the memory in which an item waits. */
 struct pipecap_item *pipecap_line_copy(const struct pipecap_item *item, enum keeping keeping)
 {
     struct {
         struct pipecap_item item;
         const void *piece;
         uint64_t payload;
-        char bytes[];
-    } *copy = malloc(sizeof *copy + (keeping == COPIED ? (size_t)item->piece_sizes[0] : 0));
+    } *copy;
+
+    if (keeping == COPIED)
+        return pipecap_copy_rest(item);
+    copy = malloc(sizeof *copy);
 
     if (!copy)
         return NULL;
@@ -24,8 +26,6 @@ struct pipecap_item *pipecap_line_copy(const struct pipecap_item *item, enum kee
         copy->item.payloads = copy->item.piece_sizes = &copy->payload;
         copy->item.pieces = &copy->piece;
     }
-    if (keeping == COPIED)
-        copy->piece = memcpy(copy->bytes, item->pieces[0], (size_t)item->piece_sizes[0]);
     return &copy->item;
 }
 

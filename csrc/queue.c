@@ -27,11 +27,6 @@ static void catch_up(struct pipecap_item *copy, const struct pipecap_item *item)
     copy->published = item->published;
 }
 
-static struct pipecap_item *copy_of(const struct pipecap_item *item, enum keeping keeping)
-{
-    return keeping == REST_COPIED ? pipecap_copy_rest(item) : pipecap_line_copy(item, keeping);
-}
-
 static int must_wait(const struct pipecap_item *item, int result)
 {
     return result == PIPECAP_QUEUED || (result == -EAGAIN && is_begun(item));
@@ -43,7 +38,6 @@ static int put(
     struct pipecap_sender *sender, int fd, struct pipecap_item *item, enum keeping keeping, int64_t patient_until)
 {
     struct pipecap_item *copy = NULL;
-    int at_need = keeping == COPIED || keeping == REST_COPIED; /* the copy is made when it must be */
     int direct = !__atomic_load_n(&sender->first, __ATOMIC_SEQ_CST) && pipecap_start_driving(sender);
     int result = PIPECAP_QUEUED;
 
@@ -54,23 +48,23 @@ static int put(
     /* The memory first: of what has begun the rest must follow. A small frame is written as a whole, or not at all. The
      * rest of arrays is copied late: without memory for it this waits on, and where no reader moves for a round, the
      * reader finds the frame cut short. */
-    if (!direct || !at_need)
-        copy = copy_of(item, keeping);
-    if (!copy && (!direct || !at_need)) {
+    if (!direct || keeping != COPIED)
+        copy = pipecap_line_copy(item, keeping);
+    if (!copy && (!direct || keeping != COPIED)) {
         result = -ENOMEM;
     } else if (direct) {
         sender->patient_until = patient_until && pipecap_may_wait(sender) ? patient_until : 0;
         result = pipecap_drive(sender, fd, item, NOT_YET_WAITING);
         sender->patient_until = 0;
     }
-    while (must_wait(item, result) && !copy && !(copy = copy_of(item, keeping))) {
+    while (must_wait(item, result) && !copy && !(copy = pipecap_line_copy(item, keeping))) {
         if (!is_begun(item) || !sender->moved) /* else the rest must follow, and what is left becomes less */
             result = -ENOMEM;
         else
             result = pipecap_drive(sender, fd, item, within(WITHOUT_LIMIT, ROUND_NS));
     }
     if (must_wait(item, result)) {
-        if (keeping != REST_COPIED)
+        if (keeping != COPIED)
             catch_up(copy, item);
         pipecap_line_up(sender, copy, direct);
         copy = NULL;
@@ -124,11 +118,11 @@ static int wait_for_turn(struct pipecap_sender *sender, int64_t deadline)
 }
 
 static int64_t put_item(
-    struct pipecap_sender *sender, struct pipecap_item *item, enum keeping keeping, int64_t deadline)
+    struct pipecap_sender *sender, struct pipecap_item *item, enum keeping keeping, int is_large, int64_t deadline)
 {
     struct pipecap_member *member = sender->member;
     int fd = pipecap_enter(sender->end);
-    int patient = member && keeping != COPIED && deadline != 0 && sender->patience < ROUND_NS;
+    int patient = member && is_large && deadline != 0 && sender->patience < ROUND_NS;
     int64_t count, result;
 
     if (fd < 0)
@@ -170,8 +164,9 @@ int64_t pipecap_put(struct pipecap_sender *sender, const char *data, size_t size
     uint64_t payload = size;
     struct pipecap_item item = {.pieces = &piece, .piece_sizes = &payload, .piece_count = 1, .payloads = &payload,
                                 .frame_count = 1, .ticket = ticket};
+    int is_large = size > PIPECAP_COPIED;
 
-    return put_item(sender, &item, size <= PIPECAP_COPIED ? COPIED : BUT_FOR_THE_BYTES, deadline);
+    return put_item(sender, &item, is_large ? BUT_FOR_THE_BYTES : COPIED, is_large, deadline);
 }
 
 int64_t pipecap_put_frames(
@@ -184,7 +179,7 @@ int64_t pipecap_put_frames(
 
     if (!frame_count)
         return 0;
-    result = put_item(sender, &item, ticket ? IN_PLACE : REST_COPIED, deadline);
+    result = put_item(sender, &item, ticket ? IN_PLACE : COPIED, 1, deadline);
     if (result == PIPECAP_QUEUED)
         return (int64_t)item.frame_count | PIPECAP_IN_LINE;
     return result == 0 ? (int64_t)item.frame_count : result;
