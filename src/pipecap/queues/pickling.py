@@ -18,7 +18,7 @@ from pipecap.errors import BadFrame, NotPicklable
 from pipecap.queues import native
 
 
-class Borrowed(list):  # type: ignore[type-arg] # of bytes, bytearray, memoryview
+class Borrowed(list):  # type: ignore[type-arg] # of bytes, memoryview
     """The pieces of a payload, some of them memory that its owner may change after put()."""
 
 
@@ -102,15 +102,13 @@ def _pickled(picklers: _Picklers, obj: object) -> Payload:
     entry = picklers.warm()
     pickler, pieces, buffers = entry
     pickler.dump(obj)  # a pickler that failed is not used again
-    if len(pieces) == 1:
+    if len(pieces) == 1 and not buffers:
         payload: Payload = pieces.pop()
         size = len(payload)
     else:
-        payload = _lasting(pieces)
+        payload = _payload_of(pieces, buffers)
         size = sum(map(len, pieces[::2]))  # a large bytes object is every other one
         pieces.clear()
-    if buffers:
-        payload = _with_buffers(payload, buffers)
         buffers.clear()
     if size < _KEPT_PICKLE:
         pickler.clear_memo()
@@ -123,6 +121,12 @@ pickled = partial(_pickled, _Picklers(protocol=None))
 # For another process with pipecap: the memory of arrays and their like is not copied (PEP 574).
 _ours = _Picklers(protocol=5)
 encoded = partial(_pickled, _ours)
+
+
+def _payload_of(pieces: _Pieces, buffers: _Buffers) -> Payload:
+    """Return the payload of what a pickler wrote and what it left out."""
+    payload: Payload = pieces[0] if len(pieces) == 1 else _lasting(pieces)
+    return _with_buffers(payload, buffers) if buffers else payload
 
 
 def _with_buffers(payload: Payload, buffers: list[memoryview]) -> Borrowed:
@@ -193,8 +197,7 @@ def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
     for obj in objects:
         dump(obj)
         if buffers or len(pieces) > 1 or len(pieces[0]) >= _KEPT_PICKLE:
-            payload: Payload = pieces[0] if len(pieces) == 1 else _lasting(pieces)
-            append(_with_buffers(payload, buffers) if buffers else payload)
+            append(_payload_of(pieces, buffers))
             entry = _ours.new()
             pickler, pieces, buffers = entry
             dump, clear_memo = pickler.dump, pickler.clear_memo
