@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from benchmarks.contenders import DEJAQ, RING, STOCK, ZMQ, Contender, ring
 
-# A ring holds so many items at least, so that neither side waits for every item of the other's.
+# Items that a ring holds at least, so that neither side waits for every item of the other's.
 RINGFUL = 3
 HIGH_WATER_MARK = 8
 
@@ -22,19 +22,13 @@ class ZmqQueue:
 
     @cached_property
     def _push(self) -> Any:
-        import zmq
-
-        socket: Any = zmq.Context.instance().socket(zmq.PUSH)
-        socket.set_hwm(HIGH_WATER_MARK)
+        socket = _socket("PUSH")
         socket.connect(self._address)
         return socket
 
     @cached_property
     def _pull(self) -> Any:
-        import zmq
-
-        socket: Any = zmq.Context.instance().socket(zmq.PULL)
-        socket.set_hwm(HIGH_WATER_MARK)
+        socket = _socket("PULL")
         socket.bind(self._address)
         return socket
 
@@ -50,6 +44,14 @@ class ZmqQueue:
         return pickle.loads(head.buffer, buffers=[frame.buffer for frame in frames])
 
 
+def _socket(kind: str) -> Any:
+    import zmq
+
+    socket: Any = zmq.Context.instance().socket(getattr(zmq, kind))
+    socket.set_hwm(HIGH_WATER_MARK)
+    return socket
+
+
 def _dejaq(size: int) -> Any:
     from dejaq import DejaQueue
 
@@ -57,6 +59,6 @@ def _dejaq(size: int) -> Any:
 
 
 def peers_for(size: int) -> list[Contender]:
-    """Give the peers of items that take so many bytes pickled."""
+    """Return the peers of items of `size` pickled bytes."""
     held = max(RING, RINGFUL * size)
     return [STOCK, ring(held), Contender(ZMQ, ZmqQueue), Contender(DEJAQ, lambda: _dejaq(held))]

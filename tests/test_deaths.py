@@ -41,6 +41,18 @@ def wait_until_in_an_item(queue: Any, reader: BaseProcess) -> None:
     wait_until_asleep_in(reader, "poll")
 
 
+def kill_a_reader_amid_an_item(queue: Any, writer: BaseProcess, start: Callable[..., BaseProcess]) -> int:
+    """Stop the writer of an item that the pipe does not hold, and kill its reader; return the PID of the writer."""
+    wait_until_blocked(writer)
+    assert writer.pid is not None
+    stop(writer.pid)
+    dies = start(queue.get)
+    wait_until_in_an_item(queue, dies)
+    dies.kill()
+    dies.join()
+    return writer.pid
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wrap", [bytes, lambda item: [item]], ids=["bytes", "list"])
 def test_a_reader_that_dies_in_an_item_loses_that_item_and_no_other(
@@ -49,14 +61,8 @@ def test_a_reader_that_dies_in_an_item_loses_that_item_and_no_other(
     """Its error comes once, to the next reader; all that follow come as ever."""
     queue = getattr(fork, kind)()
     writer = start(put, queue, wrap(b"1" * 3_000_000), wrap(b"2" * 3_000_000), "3")
-    wait_until_blocked(writer)
-    assert writer.pid is not None
-    stop(writer.pid)
-    dies = start(queue.get)
-    wait_until_in_an_item(queue, dies)
-    dies.kill()
-    dies.join()
-    os.kill(writer.pid, signal.SIGCONT)
+    stopped = kill_a_reader_amid_an_item(queue, writer, start)
+    os.kill(stopped, signal.SIGCONT)
     with pytest.raises(pipecap.LostItem) as caught:
         get(queue)
     assert caught.value.count == 1
@@ -74,13 +80,7 @@ def test_a_reader_that_dies_in_an_item_loses_that_item_and_no_other(
 def test_the_lost_item_of_a_dead_reader_is_told_once_among_several_readers(start: Callable[..., BaseProcess]) -> None:
     queue = fork.Queue()
     writer = start(put, queue, b"1" * 3_000_000, *range(20))
-    wait_until_blocked(writer)
-    assert writer.pid is not None
-    stop(writer.pid)
-    dies = start(queue.get)
-    wait_until_in_an_item(queue, dies)
-    dies.kill()
-    dies.join()
+    stopped = kill_a_reader_amid_an_item(queue, writer, start)
 
     def read() -> list[object]:
         got: list[object] = []
@@ -92,7 +92,7 @@ def test_the_lost_item_of_a_dead_reader_is_told_once_among_several_readers(start
         return got
 
     readers = [Thread(read) for _ in range(3)]
-    os.kill(writer.pid, signal.SIGCONT)
+    os.kill(stopped, signal.SIGCONT)
     got = [item for reader in readers for item in reader.result()]
     assert sorted(got, key=str) == sorted([*range(20), "lost"], key=str)
     assert ended(writer) == 0
