@@ -149,7 +149,7 @@ FASTER_FIFO = Contender("faster-fifo", _ring)
 
 
 def ring(size: int) -> Contender:
-    """Give faster-fifo with a ring of so many bytes."""
+    """Return faster-fifo with a ring of `size` bytes."""
     return Contender(FASTER_FIFO.name, lambda: _ring(size))
 
 

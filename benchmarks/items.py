@@ -95,7 +95,7 @@ def random_text(length: int) -> str:
 
 
 def numpy_item(size: int) -> Item:
-    """Describe a numpy array of so many bytes."""
+    """Describe a numpy array of `size` bytes."""
     return Item(lambda: random_array(size), array, size)
 
 

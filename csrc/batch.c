@@ -1,5 +1,5 @@
 /* The batch: the frames that the write lock's owner has under way, published before their first byte is written, so
- * that whoever finds the owner dead knows where they end and how many they are. */
+ * that the process that finds the owner dead knows where they end and how many they are. */
 #define _GNU_SOURCE
 #include "internal.h"
 

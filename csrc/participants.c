@@ -17,7 +17,7 @@
 
 #include "internal.h"
 
-/* From so many entries on, those of ended processes are freed before another one is used. */
+/* With this many entries in use, those of ended processes are freed before another one is used. */
 #define MANY 32
 
 #define LINE 64 /* bytes that two CPUs cannot write at once without waiting for each other */

@@ -89,7 +89,7 @@ def beginning(code: CodeType) -> Moment:
 
 
 def nth(number: int) -> Moment:
-    """Be the moment after so many others."""
+    """Be the moment after `number` others."""
     left = iter(range(number))
     return lambda *_: next(left, None) is None
 

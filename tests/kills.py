@@ -303,7 +303,7 @@ def within(call: Callable[[], None]) -> None:
 
 
 def run_cell(cell: Cell, kills: int, folder: Path, *, limit: float = 2.0) -> Outcome:
-    """Kill so many processes of one queue; it must be usable again within so many seconds."""
+    """Kill `kills` processes of one queue; it must be usable again within `limit` seconds."""
     begin = time.monotonic()
     run = _Run(cell, folder, limit)
     many = 3 if cell.victim == "one of 3 + 3" else 1

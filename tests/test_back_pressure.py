@@ -29,7 +29,7 @@ ITEMS: dict[str, Callable[[int], Any]] = {
 
 
 def taking(queue: Any, count: int, pause: float = 0.0) -> Callable[[], int]:
-    """Make a function that gets so many items."""
+    """Return a function that gets `count` items."""
 
     def take() -> int:
         for _ in range(count):

@@ -270,7 +270,7 @@ ENTRIES = 1022
 
 @contextmanager
 def entries_taken(queue: Any, count: int) -> Iterator[Child[None]]:
-    """Fork a process that takes so many entries of a queue's table, and stays until it is killed."""
+    """Fork a process that uses `count` entries of a queue's table, and stays until it is killed."""
 
     def take() -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -519,7 +519,7 @@ def whole(outcome: Any, count: int) -> list[Any]:
 
 
 def kill_at_random(method: str, where: str, as_array: bool, kills: int) -> dict[str, int]:
-    """Kill workers beside tasks of all sizes until so many were killed; return how that went."""
+    """Kill workers beside tasks of all sizes until `kills` were killed; return how that went."""
     chance = random.Random(f"{method} {where} {as_array}")
     victims: set[int] = set()
     seed = right = lost = 0

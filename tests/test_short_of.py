@@ -197,7 +197,7 @@ def test_what_is_given_back_needs_no_memory(tmp_path: Path) -> None:
 
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Let this process open at most so many more descriptors."""
+    """Let this process open at most `count` more descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     first = os.dup(0)
     os.close(first)

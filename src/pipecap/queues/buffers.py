@@ -70,7 +70,7 @@ class Frames:
         return self._view[HEADER : HEADER + size]
 
     def held_payload(self, size: int) -> memoryview:
-        """Return the payload of the first frame, for good: other frames come to other memory while it is in use."""
+        """Return the payload of the first frame; valid while it is in use: other frames come to other memory."""
         if self.struct.moves != self._moves:
             self.look()
         return native.held(self.struct, HEADER + size)[HEADER:]

@@ -35,7 +35,7 @@ class Task:
 @dataclass(slots=True)
 class _Inquest:
     suspects: dict[int, set[int]]  # their numbers, and the PIDs of the workers that may have had them
-    results: int = -1  # so many results must have been looked at first; -1: not known yet
+    results: int = -1  # results that must have been read before; -1: not known yet
 
 
 class Ledger:

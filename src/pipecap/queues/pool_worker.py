@@ -69,7 +69,7 @@ def work(
     initargs: tuple[Any, ...],
     maxtasks: int | None,
 ) -> None:
-    """Receive tasks and send their results, until STOP, the end of the pool's process, or so many tasks."""
+    """Receive tasks and send their results, until STOP, the end of the pool's process, or `maxtasks`."""
     tasks._writer.close()
     results._reader.close()
     if initializer is not None:
