@@ -175,6 +175,28 @@ def test_a_process_ends_though_a_daemon_thread_of_it_still_puts(kind: str, pairs
     assert run(LATE, kind, str(pairs), tmp_path=tmp_path) == (0, "", "")
 
 
+AT_EXIT = """
+import atexit, os, time, pipecap
+ctx = pipecap.get_context("fork")
+queue = ctx.Queue()
+def read():
+    time.sleep(1)
+    print(len(queue.get()), len(queue.get()), queue.get(), flush=True)
+    os._exit(0)
+ctx.Process(target=read).start()
+def put():
+    queue.put(b"x" * 3_000_000)
+    queue.put(b"y" * 2_000_000)
+    queue.put("small")
+atexit.register(put)
+"""
+
+
+def test_a_first_put_at_exit_is_sent(tmp_path: Path) -> None:
+    """Python 3.12 starts no thread then: the stock queue raises RuntimeError and loses it."""
+    assert run(AT_EXIT, tmp_path=tmp_path) == (0, "3000000 2000000 small\n", "")
+
+
 LATE_MAIN = """
 import atexit, sys, multiprocessing, pipecap
 ctx = {ctx}

@@ -42,7 +42,10 @@ class Feeder:
         self._join_cancelled = False
 
     def start(self) -> None:
-        """See to it that the thread runs, where something waits. RuntimeError without threads."""
+        """See to it that the thread runs, where something waits. RuntimeError without threads.
+
+        At the exit of a Python 3.12, where no thread starts, what waits is left to finish().
+        """
         if self.thread is not None or not self.sender.struct.items:
             return
         thread = self.thread = threading.Thread(target=self._feed, name="QueueFeederThread", daemon=True)
@@ -50,16 +53,20 @@ class Feeder:
             thread.start()
             if not self._join_cancelled:
                 self._join = util.Finalize(thread, Feeder._join_at_exit, [weakref.ref(thread), self], exitpriority=-5)
-        except BaseException:  # the next put tries again; a thread that did start finds that it is not the one
+        except BaseException as error:  # the next put tries again; a thread that did start finds that it is not the one
             if self.thread is thread:
                 self.thread = self._join = None
-            raise
+            if not (isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)):
+                raise
 
-    def _feed(self) -> None:
+    def _feed(self, seconds: float | None = None) -> None:
         me = threading.current_thread()
-        while self.thread is me and (result := native.feed(self.sender.struct)):
+        until = None if seconds is None else time.monotonic() + seconds
+        while self.thread is me and (result := native.feed(self.sender.struct)):  # a round takes 0.1 s at most
             if result == 1:
                 self._reap()
+            elif until is not None and time.monotonic() > until:
+                return
         if self.thread is not me:
             return
         self._reap()
@@ -82,11 +89,17 @@ class Feeder:
     # ---- the end ----
 
     def finish(self) -> None:
-        """Take no more; send what waits, then close both ends of the pipe in this process. Returns at once."""
+        """Take no more; send what waits, then close both ends of the pipe in this process. Returns at once.
+
+        Only where no thread starts any more, it waits until all is sent.
+        """
         self.is_finished = True
         native.sender_closing(self.sender.struct)
         if self.thread is None and self.sender.struct.items:
             self.start()  # an exception came between put() and this
+            if self.thread is None:
+                self.thread = threading.current_thread()
+                self._wait(self._feed)
         elif self.thread is None and self.sender.struct.used:
             self.close_ends()
 
@@ -117,11 +130,15 @@ class Feeder:
         thread = thread_ref()
         if thread is None:
             return
-        if feeder._discarded:
-            thread.join(_LAST_WAIT)
+        feeder._wait(thread.join)
+
+    def _wait(self, wait: Callable[[float | None], None]) -> None:
+        """Wait until all is sent, for which `wait` takes seconds or None; not for long after a discard."""
+        if self._discarded:
+            wait(_LAST_WAIT)
             return
-        thread.join(feeder.exit_warning)
-        if thread.is_alive():
+        wait(self.exit_warning)
+        if self.sender.struct.items:
             with suppress(Exception):  # without stderr, say: the wait matters more than its report
-                warn(feeder)
-            thread.join()
+                warn(self)
+            wait(None)
