@@ -58,6 +58,12 @@ ARRAYS = {
     "strings": np.array(["text"] * 20_000),
     "dates": np.arange("2000-01", "2005-01", dtype="datetime64[s]")[:50_000],
     "0-dimensional": np.array(5.0),
+    "bools": np.arange(100_000) % 3 == 0,
+    "complex, Fortran order": np.asfortranarray(np.arange(40_000).reshape(200, 200) * 1j),
+    "half": np.arange(2000, dtype=np.float16).reshape(4, 5, 100),
+    "long double": np.arange(20_000, dtype=np.longdouble),
+    "long long": np.arange(20_000, dtype=np.longlong),
+    "dtype with metadata": np.arange(20_000, dtype=np.dtype("f8", metadata={"unit": "m"})),
 }
 
 

@@ -10,8 +10,8 @@ import copyreg
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from multiprocessing.reduction import ForkingPickler
+from operator import methodcaller
 from typing import Any, TypeAlias
 
 from pipecap.errors import BadFrame, NotPicklable
@@ -43,16 +43,36 @@ class _Pieces(list):  # type: ignore[type-arg] # of Buffer
     write = list.append
 
 
+def _registered() -> int:
+    return len(ForkingPickler._extra_reducers) + len(copyreg.dispatch_table)  # type: ignore[attr-defined]
+
+
 class _Reducers(dict[type, Callable[[Any], Any]]):
-    """The reducers as they are now: ForkingPickler copies them when it is made, and ours are used for long."""
+    """The reducers as they are now: ForkingPickler copies them when it is made, and ours are used for long.
+
+    What is kept here are the classes without one of their own, whose objects reduce themselves: a pickler then finds
+    that without a call of Python.
+    """
+
+    def __init__(self, protocol: int | None) -> None:
+        self._protocol = pickle.DEFAULT_PROTOCOL if protocol is None else protocol
+        self._registered = 0
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
-        if cls.__name__ == "ndarray" and cls.__module__ == "numpy":
-            return _reduce_array
         for registered in (ForkingPickler._extra_reducers, copyreg.dispatch_table):  # type: ignore[attr-defined]
             if cls in registered:
                 return registered[cls]
-        raise KeyError(cls)
+        if issubclass(cls, type):
+            raise KeyError(cls)  # a class: pickled by its name
+        self._registered = _registered()
+        is_array = cls.__name__ == "ndarray" and cls.__module__ == "numpy"
+        self[cls] = reducer = _reduce_array if is_array else methodcaller("__reduce_ex__", self._protocol)
+        return reducer
+
+    def look(self) -> None:
+        """Forget all, where a class may have got a reducer of its own since."""
+        if self._registered != _registered():
+            self.clear()
 
 
 class _Buffers(list):  # type: ignore[type-arg] # of memoryview
@@ -70,57 +90,57 @@ class _Buffers(list):  # type: ignore[type-arg] # of memoryview
         return False
 
 
-_Pickler: TypeAlias = tuple[ForkingPickler, _Pieces, _Buffers]
-
-
-class _Picklers(list):  # type: ignore[type-arg] # of _Pickler
+class _Picklers(list):  # type: ignore[type-arg] # of tuples: dump, clear_memo, what it writes, what it leaves out
     """Warm picklers; one is taken out while in use, since pickling may run user code that comes here again."""
 
-    def __init__(self, *, protocol: int | None) -> None:
+    def __init__(self, protocol: int | None) -> None:
         self._protocol = protocol
+        self.reducers = _Reducers(protocol)
 
-    def new(self) -> _Pickler:
+    def new(self) -> tuple[Callable[[object], object], Callable[[], object], _Pieces, _Buffers]:
         """Make one more."""
         pieces, buffers = _Pieces(), _Buffers()
         if self._protocol is None:
             pickler = ForkingPickler(pieces)
         else:
             pickler = ForkingPickler(pieces, self._protocol, True, buffers.take)
-        pickler.dispatch_table = _Reducers()
-        return pickler, pieces, buffers
+        pickler.dispatch_table = self.reducers
+        return pickler.dump, pickler.clear_memo, pieces, buffers
 
-    def warm(self) -> _Pickler:
-        """Return one."""
+
+def _encoder(picklers: _Picklers) -> Callable[[object], Payload]:
+    pop, append, reducers = picklers.pop, picklers.append, picklers.reducers
+
+    def encode(obj: object) -> Payload:
+        if reducers:
+            reducers.look()
         try:
-            entry: _Pickler = self.pop()
+            entry = pop()
         except IndexError:
-            entry = self.new()
-        return entry
+            entry = picklers.new()
+        dump, clear_memo, pieces, buffers = entry
+        dump(obj)  # a pickler that failed is not used again
+        if len(pieces) == 1 and not buffers:
+            payload: Payload = pieces.pop()
+            size = len(payload)
+        else:
+            payload = _payload_of(pieces, buffers)
+            size = sum(map(len, pieces[::2]))  # a large bytes object is every other one
+            pieces.clear()
+            buffers.clear()
+        if size < _KEPT_PICKLE:
+            clear_memo()
+            append(entry)
+        return payload
 
-
-def _pickled(picklers: _Picklers, obj: object) -> Payload:
-    entry = picklers.warm()
-    pickler, pieces, buffers = entry
-    pickler.dump(obj)  # a pickler that failed is not used again
-    if len(pieces) == 1 and not buffers:
-        payload: Payload = pieces.pop()
-        size = len(payload)
-    else:
-        payload = _payload_of(pieces, buffers)
-        size = sum(map(len, pieces[::2]))  # a large bytes object is every other one
-        pieces.clear()
-        buffers.clear()
-    if size < _KEPT_PICKLE:
-        pickler.clear_memo()
-        picklers.append(entry)
-    return payload
+    return encode
 
 
 # As ForkingPickler.dumps() does. Raises what pickling raises.
-pickled = partial(_pickled, _Picklers(protocol=None))
+pickled = _encoder(_Picklers(protocol=None))
 # For another process with pipecap: the memory of arrays and their like is not copied (PEP 574).
 _ours = _Picklers(protocol=5)
-encoded = partial(_pickled, _ours)
+encoded = _encoder(_ours)
 
 
 def _payload_of(pieces: _Pieces, buffers: _Buffers) -> Payload:
@@ -185,22 +205,34 @@ def _lasting(pieces: list[Any]) -> list[bytes] | Borrowed:
 
 
 def _reduce_array(array: Any) -> Any:
-    """Reduce a numpy array so that it comes out writable: of one that is not, protocol 5 has the other side know."""
-    return array.__reduce_ex__(5) if array.flags.writeable else array.__reduce__()
+    """Reduce a numpy array so that it comes out writable: of one that is not, protocol 5 has the other side know.
+
+    The usual kinds by numpy.ndarray itself: numpy's own way takes twice as long, over a function and a dtype by name.
+    """
+    flags, dtype = array.flags, array.dtype
+    if not flags.writeable:
+        return array.__reduce__()
+    if flags.forc and dtype.isbuiltin == 1 and dtype.kind in "biufc":
+        order = "C" if flags.c_contiguous else "F"
+        return type(array), (array.shape, dtype.char, pickle.PickleBuffer(array), 0, None, order)
+    return array.__reduce_ex__(5)
 
 
 def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
     """Encode into `payloads`, one after the other; where it fails, as many are there as did not."""
-    entry = _ours.warm()
-    pickler, pieces, buffers = entry
-    dump, clear_memo, append = pickler.dump, pickler.clear_memo, payloads.append
+    _ours.reducers.look()
+    try:
+        entry = _ours.pop()
+    except IndexError:
+        entry = _ours.new()
+    dump, clear_memo, pieces, buffers = entry
+    append = payloads.append
     for obj in objects:
         dump(obj)
         if buffers or len(pieces) > 1 or len(pieces[0]) >= _KEPT_PICKLE:
             append(_payload_of(pieces, buffers))
             entry = _ours.new()
-            pickler, pieces, buffers = entry
-            dump, clear_memo = pickler.dump, pickler.clear_memo
+            dump, clear_memo, pieces, buffers = entry
         else:
             append(pieces.pop())
             clear_memo()
@@ -230,7 +262,7 @@ def refusal(obj: object, error: Exception) -> Exception:
         innermost = innermost.tb_next
     if isinstance(error, MemoryError):
         return error
-    if innermost is None or innermost.tb_frame.f_code not in (_pickled.__code__, pickle_all.__code__):
+    if innermost is None or innermost.tb_frame.f_code not in (encoded.__code__, pickle_all.__code__):
         try:
             encoded(obj)
         except Exception:
