@@ -4,11 +4,13 @@
 #include "internal.h"
 
 /* Return how many frames of an item, counted from its first, a batch of *size bytes takes besides: whole ones, up to
- * one write. */
+ * one write of small ones. */
 static size_t batch_of(const struct pipecap_item *item, size_t chunk, size_t *size)
 {
     size_t frames = item->published;
 
+    if (!chunk)
+        chunk = PIPECAP_CHUNK;
     while (frames < item->frame_count && (!*size || *size + frame_size(item->payloads[frames]) <= chunk))
         *size += frame_size(item->payloads[frames++]);
     return frames;

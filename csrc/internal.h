@@ -280,7 +280,7 @@ size_t pipecap_header(uint64_t payload, uint8_t *header);
 /* Advance an item by at most `limit` bytes, and not beyond its first `frames` frames, adding the bytes to a write if
  * there is one; return how many. */
 size_t pipecap_move_on(struct pipecap_item *item, size_t limit, size_t frames, struct gather *gather);
-/* Bytes of the next write of an item. */
+/* Bytes of the next write of an item, of a sender with this `chunk`. */
 size_t pipecap_next_write(const struct pipecap_item *item, size_t chunk);
 /* Write without sleeping: bytes or -errno. */
 ssize_t pipecap_write(int fd, struct gather *gather);

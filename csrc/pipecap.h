@@ -265,7 +265,10 @@ void pipecap_blocks_forked(void);
 
 enum {
     PIPECAP_IN_LINE = 1 << 30, /* in the result of pipecap_put_frames(): some wait in the line */
-    PIPECAP_CHUNK = 8192, /* most bytes of one write(2) to a pipe, whose reader and writer never overlap within one */
+    /* Most bytes of one write(2) to a pipe, whose reader and writer never overlap within one; but a frame up to
+     * PIPECAP_WHOLE goes as a whole: of several, the reader and the writer are at work on different ones. */
+    PIPECAP_CHUNK = 8192,
+    PIPECAP_WHOLE = 73728,
     PIPECAP_COPIED = 4092 /* payloads up to this are copied where they must wait */
 };
 
@@ -275,7 +278,7 @@ struct pipecap_sender {
     struct pipecap_member *member; /* NULL: a plain connection */
     int counts;
     int tasks;
-    size_t chunk;                  /* most bytes of one write(2) */
+    size_t chunk;                  /* most bytes of one write(2); 0: PIPECAP_CHUNK or a whole frame */
     int64_t patience;              /* how long a small put waits for room before its rest goes to the line */
     uint32_t driving;              /* a thread is at work at the first in line, or at its own frames */
     uint32_t mutex;                /* of the line */

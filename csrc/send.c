@@ -102,6 +102,15 @@ size_t pipecap_move_on(struct pipecap_item *item, size_t limit, size_t frames, s
     return moved;
 }
 
+static size_t most_of_a_write(const struct pipecap_item *item, size_t chunk)
+{
+    uint64_t frame = frame_size(item->payloads[item->frame]);
+
+    if (chunk)
+        return chunk;
+    return frame > PIPECAP_CHUNK && frame <= PIPECAP_WHOLE ? (size_t)frame : PIPECAP_CHUNK;
+}
+
 /* Bytes of the next write. On some processors the kernel's copy (rep movsb) is six times slower where the
  * destination lies 1 to 31 bytes behind the source, by their places in a page. All of a large payload is copied by
  * the same distance: a first write that is a little shorter changes it for the rest, as each write of whole pages
@@ -110,18 +119,21 @@ size_t pipecap_next_write(const struct pipecap_item *item, size_t chunk)
 {
     uint8_t header[LONG_HEADER];
     size_t before = pipecap_header(item->payloads[item->frame], header);
+    size_t most = most_of_a_write(item, chunk);
     size_t distance;
 
     /* Not where the frame would take a page more for it. */
     if (item->frame_done || chunk % 4096 || (before + item->payloads[item->frame] - 1) % 4096 >= 4096 - SHORTER)
-        return chunk;
+        return most;
+    if (!chunk)
+        chunk = PIPECAP_CHUNK;
     for (size_t i = item->piece; i < item->piece_count && before < SMALL_PART; before += item->piece_sizes[i++]) {
         if (item->piece_sizes[i] < 2 * chunk)
             continue;
         distance = (before - (uintptr_t)item->pieces[i]) % 4096;
-        return distance > 0 && distance < 32 ? chunk - SHORTER : chunk;
+        return distance > 0 && distance < 32 ? chunk - SHORTER : most;
     }
-    return chunk;
+    return most;
 }
 
 /* Write without sleeping. RWF_NOWAIT is per call: O_NONBLOCK would be seen by every process that shares the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ pytestmark = pytest.mark.usefixtures("forkserver")
 
 def test_the_default_method_is_the_interpreter_s() -> None:
     assert pipecap.get_context().get_start_method() == multiprocessing.get_start_method()
-    ctx = pipecap.get_context("fork", capacity="128K", exit_warning=None)
+    ctx = pipecap.get_context("fork", capacity="128K", chunk="32K", exit_warning=None)
     other = ctx.get_context("spawn")
-    assert (other.get_start_method(), other.capacity, other.exit_warning) == ("spawn", "128K", None)
+    settings = other.capacity, other.chunk, other.exit_warning
+    assert (other.get_start_method(), *settings) == ("spawn", "128K", "32K", None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -30,11 +32,34 @@ def test_a_capacity_is_set_at_the_start(kind: str) -> None:
     queue.close()
 
 
+def writes() -> int:
+    """Return the calls of write(2) and its kin that this process has made: proc_pid_io(5)."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["syscw"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("chunk", "size", "count"),
+    [("auto", 60_000, 1), ("auto", 200_000, 25), ("64K", 200_000, 4), (4096, 60_000, 15), ("1T", 200_000, 1)],
+)
+def test_a_chunk_is_the_most_of_one_write(kind: str, chunk: int | str, size: int, count: int) -> None:
+    queue = getattr(pipecap.get_context("fork", capacity="1M", chunk=chunk), kind)()
+    before = writes()
+    queue.put(bytes(size))
+    assert count <= writes() - before <= count + 1  # a first one may be a little shorter
+    assert queue.get() == bytes(size)
+    queue.close()
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot find context"):
         pipecap.get_context("thread")
     with pytest.raises(pipecap.InvalidSize):
         pipecap.get_context("fork", capacity="lots")
+    for chunk in (0, "lots"):
+        with pytest.raises(pipecap.InvalidSize):
+            pipecap.get_context("fork", chunk=chunk)
     with pytest.raises(ValueError, match="exit_warning"):
         pipecap.get_context("fork", exit_warning=-1)
     with pytest.raises(pipecap.ResizeRefused):

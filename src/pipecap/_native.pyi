@@ -48,6 +48,7 @@ class _Lib(Protocol):
     PIPECAP_WITH_BUFFERS: int
     PIPECAP_IN_LINE: int
     PIPECAP_CHUNK: int
+    PIPECAP_WHOLE: int
     PIPECAP_COPIED: int
     # end.c; an `end` is a struct pipecap_end *
     def pipecap_is_anonymous(self, fd: int, /) -> int: ...

@@ -1,7 +1,7 @@
 """Connection: the standard library's bytes on the wire, written and read as a pipe likes it.
 
-Either end may be a stock multiprocessing.connection.Connection. Sending goes in small writes, because a pipe's reader
-and writer never overlap within one; receiving goes straight into a buffer that is warm from the frame before.
+Either end may be a stock multiprocessing.connection.Connection. Large messages go in small writes, because a pipe's
+reader and writer never overlap within one; receiving goes straight into a buffer that is warm from the frame before.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import stat
 from multiprocessing import BufferTooShort, connection, reduction
 from typing import TYPE_CHECKING, Any
 
-from pipecap.errors import BadFrame, InvalidSize
+from pipecap.errors import BadFrame
 from pipecap.kernel import pipes
+from pipecap.kernel.sizes import parse_size
 from pipecap.queues import native
 from pipecap.queues.buffers import LONGEST, Outgoing
-from pipecap.queues.native import CHUNK, COPIED, WITHOUT_LIMIT, deadline_of
+from pipecap.queues.native import COPIED, WITHOUT_LIMIT, deadline_of
 from pipecap.queues.pickling import loads, pickled
 from pipecap.queues.receiver import Receiver
 from pipecap.queues.sender import Sender
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _SOCKET_CHUNK = 1 << 20
+_LARGEST_CHUNK = 1 << 40
 
 
 class Connection(connection.Connection):
     """One end of a pipe or socket, drop-in for multiprocessing.connection.Connection and equal to it on the wire.
 
-    What is different: `chunk` bytes at most go into one write(2) to a pipe; with `elastic` the pipe grows before a
-    message that would not fit, as far as the kernel grants; a message partly sent or received when a signal handler
-    raises (Ctrl-C) is continued by the next send() or recv() instead of leaving the stream out of step; closing it
-    while another thread waits in it never lets that thread touch a descriptor of somebody else; a header that cannot be
-    one raises BadFrame, a message cut short TruncatedItem (both are OSError, as the standard library has it).
+    What is different: `chunk` bytes at most go into one write(2) to a pipe (as a size; "auto" is 8 KiB of a large
+    message, and a medium one as a whole); with `elastic` the pipe grows before a message that would not fit, as far as
+    the kernel grants; a message partly sent or received when a signal handler raises (Ctrl-C) is continued by the next
+    send() or recv() instead of leaving the stream out of step; closing it while another thread waits in it never lets
+    that thread touch a descriptor of somebody else; a header that cannot be one raises BadFrame, a message cut short
+    TruncatedItem (both are OSError, as the standard library has it).
 
     The ends of a queue are such connections, too: their recv() and send() take the queue's locks.
     """
@@ -52,17 +55,22 @@ class Connection(connection.Connection):
         def _check_writable(self) -> None: ...
 
     def __init__(
-        self, handle: int, readable: bool = True, writable: bool = True, *, elastic: bool = False, chunk: int = CHUNK
+        self,
+        handle: int,
+        readable: bool = True,
+        writable: bool = True,
+        *,
+        elastic: bool = False,
+        chunk: int | str = "auto",
     ) -> None:
-        if chunk < 1:
-            raise InvalidSize(chunk, "a write takes at least one byte")
+        most = chunk_of(chunk)
         super().__init__(handle, readable, writable)
         try:
             self._end = native.new_end(handle, elastic=elastic)
         except OverflowError:
             self._handle = None
             raise ValueError("invalid handle") from None
-        self._chunk = chunk
+        self._chunk = most
         self._sender: Sender | None = None
         self._receiver = Receiver(self._end)
         native.reset_in_children(self)
@@ -168,10 +176,15 @@ class Connection(connection.Connection):
 
 
 def _rebuild(fd: Any, readable: bool, writable: bool, elastic: bool, chunk: int) -> Connection:
-    return Connection(fd.detach(), readable, writable, elastic=elastic, chunk=chunk)
+    return Connection(fd.detach(), readable, writable, elastic=elastic, chunk=chunk or "auto")
 
 
-def one_way(capacity: int | str, *, chunk: int = CHUNK) -> tuple[Connection, Connection]:
+def chunk_of(chunk: int | str) -> int:
+    """Return the most bytes of one write(2), 0 for "auto". Raises InvalidSize."""
+    return 0 if chunk == "auto" else min(parse_size(chunk, least=1), _LARGEST_CHUNK)
+
+
+def one_way(capacity: int | str, *, chunk: int | str = "auto") -> tuple[Connection, Connection]:
     """Make a pipe: its reader and its writer. `capacity` is "auto", elastic, or a size that stays.
 
     Raises InvalidSize, ResizeRefused, OSError without descriptors.

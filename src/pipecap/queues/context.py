@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Context(context.BaseContext):
     """A multiprocessing context made of pipecap's queues and connections; the rest is the standard library's.
 
-    `capacity` and `exit_warning` are those of the queues it makes. ProcessPoolExecutor(mp_context=...) takes its queues
-    from it, but for its call queue, which is a stock one whatever the context.
+    `capacity`, `chunk` and `exit_warning` are those of the queues it makes. ProcessPoolExecutor(mp_context=...) takes
+    its queues from it, but for its call queue, which is a stock one whatever the context.
     """
 
     capacity: int | str = "auto"
+    chunk: int | str = "auto"
     exit_warning: float | None = 5.0
     if TYPE_CHECKING:
         Process: ClassVar[type[BaseProcess]]
@@ -34,23 +35,25 @@ class Context(context.BaseContext):
         """Return the context of another start method, with the same settings."""
         if method is None or method == self.get_start_method():
             return self
-        return get_context(method, capacity=self.capacity, exit_warning=self.exit_warning)
+        return get_context(method, capacity=self.capacity, chunk=self.chunk, exit_warning=self.exit_warning)
 
     def Queue(self, maxsize: int = 0) -> queue.Queue:
         """Make a pipecap Queue."""
-        return queue.Queue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
+        return queue.Queue(maxsize, ctx=self, capacity=self.capacity, chunk=self.chunk, exit_warning=self.exit_warning)
 
     def JoinableQueue(self, maxsize: int = 0) -> queue.JoinableQueue:
         """Make a pipecap JoinableQueue."""
-        return queue.JoinableQueue(maxsize, ctx=self, capacity=self.capacity, exit_warning=self.exit_warning)
+        return queue.JoinableQueue(
+            maxsize, ctx=self, capacity=self.capacity, chunk=self.chunk, exit_warning=self.exit_warning
+        )
 
     def SimpleQueue(self) -> queue.SimpleQueue:
         """Make a pipecap SimpleQueue."""
-        return queue.SimpleQueue(ctx=self, capacity=self.capacity)
+        return queue.SimpleQueue(ctx=self, capacity=self.capacity, chunk=self.chunk)
 
     def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
         """Make two connected Connections: a socketpair; or, not duplex, a pipe of the context's capacity."""
-        return connection.two_way() if duplex else connection.one_way(self.capacity)
+        return connection.two_way() if duplex else connection.one_way(self.capacity, chunk=self.chunk)
 
     def Pool(
         self,
@@ -87,14 +90,19 @@ _CONTEXTS = {"fork": ForkContext, "spawn": SpawnContext, "forkserver": ForkServe
 
 
 def get_context(
-    method: str | None = None, *, capacity: int | str = "auto", exit_warning: float | None = 5.0
+    method: str | None = None,
+    *,
+    capacity: int | str = "auto",
+    chunk: int | str = "auto",
+    exit_warning: float | None = 5.0,
 ) -> Context:
     """Return a multiprocessing context whose queues use the pipe as well as the kernel allows and do not hang.
 
     `method` is "fork", "spawn", "forkserver" or None for this interpreter's start method, as with
     multiprocessing.get_context(). `capacity` is "auto", a pipe that grows when it must, or the size of every queue's
-    pipe in bytes or as "1M". `exit_warning` is the seconds after which a process that cannot exit, because nobody reads
-    what it put, says so; None for never. Raises ValueError for an unknown method, InvalidSize.
+    pipe in bytes or as "1M". `chunk` is the most bytes of one write(2): "auto" suits most items, recommend() measures
+    which suits yours. `exit_warning` is the seconds after which a process that cannot exit, because nobody reads what
+    it put, says so; None for never. Raises ValueError for an unknown method, InvalidSize.
     """
     if "gevent.monkey" in sys.modules and sys.modules["gevent.monkey"].is_module_patched("threading"):
         raise Unsupported(
@@ -102,6 +110,7 @@ def get_context(
         )
     if capacity != "auto":
         parse_size(capacity)
+    connection.chunk_of(chunk)
     if exit_warning is not None and not exit_warning >= 0:
         raise ValueError("exit_warning is seconds, or None")
     if method is None:
@@ -111,5 +120,6 @@ def get_context(
     made = _CONTEXTS[method]()
     made._check_available()
     made.capacity = capacity
+    made.chunk = chunk
     made.exit_warning = exit_warning
     return made

@@ -51,9 +51,9 @@ class SharedPipe:
     _joinable = False  # whether each is a task
     _patience: int | None = _PATIENCE
 
-    def _make_pipe(self, capacity: int | str, maxsize: int) -> None:
+    def _make_pipe(self, capacity: int | str, chunk: int | str, maxsize: int) -> None:
         shared = Shared(maxsize)
-        reader, writer = one_way(capacity)
+        reader, writer = one_way(capacity, chunk=chunk)
         self._adopt(reader, writer, shared)
 
     def _adopt(self, reader: Connection, writer: Connection, shared: Shared) -> None:
@@ -104,17 +104,24 @@ class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a
 
     `capacity` is "auto": the pipe grows before an item that would not fit, as far as the kernel grants (up to
     fs.pipe-max-size and the quota), and never shrinks. Or bytes: that size from the start (InvalidSize,
-    ResizeRefused). `exit_warning`: seconds after which an exit that waits for unread items says so; None for never.
+    ResizeRefused). `chunk` as of a Connection. `exit_warning`: seconds after which an exit that waits for unread items
+    says so; None for never.
     """
 
     def __init__(
-        self, maxsize: int = 0, *, ctx: BaseContext, capacity: int | str = "auto", exit_warning: float | None = 5.0
+        self,
+        maxsize: int = 0,
+        *,
+        ctx: BaseContext,
+        capacity: int | str = "auto",
+        chunk: int | str = "auto",
+        exit_warning: float | None = 5.0,
     ) -> None:
         self._maxsize = min(maxsize, UNLIMITED) if maxsize > 0 else UNLIMITED
         self._exit_warning = exit_warning
         self._ignore_epipe = False
         self._opid = os.getpid()
-        self._make_pipe(capacity, self._maxsize)
+        self._make_pipe(capacity, chunk, self._maxsize)
         self._start()
 
     def __getstate__(self) -> Any:
@@ -290,8 +297,8 @@ class SimpleQueue(SharedPipe, queues.SimpleQueue):  # type: ignore[type-arg] # t
     _counts = False
     _patience = None
 
-    def __init__(self, *, ctx: BaseContext, capacity: int | str = "auto") -> None:
-        self._make_pipe(capacity, UNLIMITED)
+    def __init__(self, *, ctx: BaseContext, capacity: int | str = "auto", chunk: int | str = "auto") -> None:
+        self._make_pipe(capacity, chunk, UNLIMITED)
 
     def __getstate__(self) -> Any:
         context.assert_spawning(self)

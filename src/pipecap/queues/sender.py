@@ -12,7 +12,7 @@ from typing import Any
 
 from pipecap.queues import native
 from pipecap.queues.buffers import Outgoing
-from pipecap.queues.native import AGAIN, CHUNK, COPIED, IN_LINE, QUEUED, WITHOUT_LIMIT, failure
+from pipecap.queues.native import AGAIN, COPIED, IN_LINE, QUEUED, WITHOUT_LIMIT, failure
 from pipecap.queues.pickling import Borrowed, Payload, size_of
 
 _ROUND = 500_000_000
@@ -25,8 +25,8 @@ _BATCH_BYTES = 64 << 10
 class Sender:
     """The sending side of one end in this process: struct pipecap_sender, and what it points to.
 
-    `shared`, `counts` and `tasks` as of a Receiver. `chunk`: most bytes of one write(2). `patience`: nanoseconds that a
-    put waits for room before its rest is left to the line.
+    `shared`, `counts` and `tasks` as of a Receiver. `chunk`: most bytes of one write(2), 0 for what suits the frame.
+    `patience`: nanoseconds that a put waits for room before its rest is left to the line.
     """
 
     __slots__ = ("__weakref__", "_alive", "_end", "_shared", "_tickets", "struct")
@@ -38,7 +38,7 @@ class Sender:
         *,
         counts: bool = False,
         tasks: bool = False,
-        chunk: int = CHUNK,
+        chunk: int = 0,
         patience: int = _ROUND,
     ) -> None:
         self._end = end
