@@ -13,7 +13,7 @@ static int set_block(struct pipecap_frames *frames, uint8_t *data, size_t room)
         return -ENOMEM;
     frames->data = data;
     frames->allocated = room;
-    frames->moves++;
+    frames->moved = 1;
     return 0;
 }
 
@@ -91,12 +91,10 @@ void pipecap_frames_free(struct pipecap_frames *frames)
 void pipecap_exchange(struct pipecap_frames *one, struct pipecap_frames *other)
 {
     struct pipecap_frames kept = *one;
-    uint32_t moves = other->moves;
 
     *one = *other;
     *other = kept;
-    one->moves = kept.moves + 1;
-    other->moves = moves + 1;
+    one->moved = other->moved = 1;
     one->next = NULL;
 }
 

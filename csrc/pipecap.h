@@ -200,6 +200,7 @@ enum {
     PIPECAP_SMALL = 16384,      /* a frame up to this may come together with others; a larger one comes alone */
     PIPECAP_WITH_BUFFERS = 0x01 /* first byte of a payload that is a pickle and its buffers: no pickle begins so */
 };
+#define PIPECAP_MOVED 0x4000000000000000 /* in the result of pipecap_receive(): the frames have other memory now */
 
 /* Whole frames, with the caller. All zeros at first; the memory is used again. */
 struct pipecap_frames {
@@ -210,7 +211,7 @@ struct pipecap_frames {
     size_t count;
     size_t taken;        /* how many of them the caller has used */
     int has_buffers;     /* it is one payload of a queue, a pickle with buffers */
-    uint32_t moves;      /* counts the changes of `data` */
+    int moved;           /* `data` is another than when PIPECAP_MOVED was last told */
     uint64_t serial;     /* number of the first among those that the receiver received */
     struct pipecap_frames *next;
 };
@@ -236,8 +237,8 @@ struct pipecap_receiver {
     uint8_t head[16];              /* the header under way of a plain connection */
 };
 
-/* Receive at least one frame and at most max_frames, all that are there: bytes of the first payload, or -errno, or
- * an outcome. After PIPECAP_AGAIN call again. Deadline 0 never waits, and leaves an item in the pipe that is not
+/* Receive at least one frame and at most max_frames, all that are there: bytes of the first payload, or'ed with
+ * PIPECAP_MOVED where they came to other memory than those before; or -errno, or an outcome. After PIPECAP_AGAIN call again. Deadline 0 never waits, and leaves an item in the pipe that is not
  * whole there, unless the pipe cannot hold it whole; PIPECAP_EAGER never waits either, but takes as much of an item
  * as there is. */
 int64_t pipecap_receive(

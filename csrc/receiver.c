@@ -107,6 +107,10 @@ out:
     if (op.fd >= 0)
         pipecap_leave(receiver->end);
     frames->has_buffers = op.shared && result > PIPECAP_SMALL && frames->data[frames->bounds[0]] == PIPECAP_WITH_BUFFERS;
+    if (result >= 0 && frames->moved) {
+        frames->moved = 0;
+        result |= PIPECAP_MOVED;
+    }
     return result;
 }
 

@@ -192,18 +192,16 @@ def test_a_put_that_waits_for_a_credit_leaves_none_behind(kind: str) -> None:
     for moment, error, hit in moments():
         queue = getattr(fork, kind)(1)
         queue.put("first")
-        got: list[object] = []
+        ended: list[bool] = []
 
-        def make_room(queue: Any = queue, got: list[object] = got) -> None:
-            wait_until(lambda: queue._shared.struct.credit_waiters or queue.debug_state()["partly_sent"] or got)
-            if not got:
-                got.append(queue.get())
+        def make_room(queue: Any = queue, ended: list[bool] = ended) -> object:
+            wait_until(lambda: queue._shared.struct.credit_waiters or queue.debug_state()["partly_sent"] or ended)
+            return get(queue)
 
         room = Thread(make_room)
         hit.append(interrupted(lambda queue=queue: queue.put("second"), moment, error))  # type: ignore[misc]
-        if hit[0] and not got:
-            got.append(get(queue))  # the put ended before it waited
-        room.result()
+        ended.append(True)  # perhaps before it waited
+        got = [room.result()]
         while queue.qsize():
             got.append(get(queue))
         assert got in (["first"], ["first", "second"]), hit

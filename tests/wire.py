@@ -43,7 +43,7 @@ class In:
         result = lib.PIPECAP_AGAIN
         while result == lib.PIPECAP_AGAIN:
             result = lib.pipecap_receive(self.receiver, self.frames, deadline, longest, most)
-        return result
+        return result & ~lib.PIPECAP_MOVED if result > 0 else result
 
     def payloads(self) -> list[bytes]:
         """Return the payloads of all frames that came."""

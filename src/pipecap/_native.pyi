@@ -45,6 +45,7 @@ class _Lib(Protocol):
     PIPECAP_WAITERS: int
     PIPECAP_EAGER: int
     PIPECAP_SMALL: int
+    PIPECAP_MOVED: int
     PIPECAP_WITH_BUFFERS: int
     PIPECAP_IN_LINE: int
     PIPECAP_CHUNK: int

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipecap.queues import native
+from pipecap.queues.native import MOVED
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -47,41 +48,42 @@ class Outgoing:
 
 
 class Frames:
-    """The buffer that frames arrive in: struct pipecap_frames. One user at a time: take() it, give() it back."""
+    """The buffer that frames arrive in: struct pipecap_frames. One user at a time: take() it, give() it back.
 
-    __slots__ = ("_moves", "_view", "room", "struct")
+    `view`: its memory from the first payload on, valid until pipecap_receive() says PIPECAP_MOVED. `room`: its bytes.
+    """
+
+    __slots__ = ("room", "struct", "view")
 
     def __init__(self) -> None:
         self.struct = native.new_frames()
-        self._moves = 0
         self.room = 0
-        self._view = memoryview(b"")
+        self.view = memoryview(b"")
 
     def look(self) -> None:
         """See where the memory is now, and how large."""
-        self._moves = self.struct.moves
         self.room = self.struct.allocated
-        self._view = native.view_of(self.struct)
+        self.view = native.view_of(self.struct)[HEADER:]
 
     def payload(self, size: int) -> memoryview:
-        """Return the payload of the first frame, `size` bytes; valid until the buffer is used again."""
-        if self.struct.moves != self._moves:
-            self.look()
-        return self._view[HEADER : HEADER + size]
+        """Return the payload of the first frame, of `size` bytes and perhaps PIPECAP_MOVED.
 
-    def held_payload(self, size: int) -> memoryview:
-        """Return the payload of the first frame; valid while it is in use: other frames come to other memory."""
-        if self.struct.moves != self._moves:
+        Valid until the buffer is used again; one with buffers while it is in use: other frames come to other memory.
+        """
+        if size >= MOVED:
+            size -= MOVED
             self.look()
-        return native.held(self.struct, HEADER + size)[HEADER:]
+        if self.struct.has_buffers:
+            return native.held(self.struct, HEADER + size)[HEADER:]
+        return self.view[:size]
 
     def payloads(self) -> list[memoryview]:
         """Return the payloads of all frames; valid until the buffer is used again."""
         bounds = native.unpack(self.struct.bounds, 2 * self.struct.count)
         begins, sizes = bounds[::2], bounds[1::2]
         self.look()
-        view = self._view
-        return [view[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
+        view = self.view
+        return [view[begin - HEADER : begin - HEADER + size] for begin, size in zip(begins, sizes, strict=True)]
 
 
 spare: list[Frames] = []

@@ -56,6 +56,7 @@ wait_for_tasks = lib.pipecap_wait_for_tasks
 
 receive = lib.pipecap_receive
 SMALL = lib.PIPECAP_SMALL
+MOVED = lib.PIPECAP_MOVED
 WITH_BUFFERS = lib.PIPECAP_WITH_BUFFERS
 give_back = lib.pipecap_give_back
 owed = lib.pipecap_owed
@@ -130,7 +131,7 @@ def held(frames: Any, size: int) -> memoryview:
 
 
 def view_of(frames: Any) -> memoryview:
-    """Return the memory of a struct pipecap_frames, valid until its `moves` changes."""
+    """Return the memory of a struct pipecap_frames, valid until PIPECAP_MOVED is told."""
     return memoryview(ffi.buffer(frames.data, frames.allocated) if frames.allocated else b"")
 
 

@@ -44,18 +44,21 @@ class Receiver:
 
     def get(self, deadline: int, use: Callable[[memoryview], Any] = loads, longest: int = LONGEST) -> Any:
         """Return what `use` makes of the next payload. Raises Empty at the deadline, and what failure() returns."""
-        frames = buffers.take()
+        try:
+            frames = spare.pop()
+        except IndexError:
+            frames = Frames()
         struct = frames.struct
         try:
             size = AGAIN
             while size == AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
                 size = receive(self.struct, struct, deadline, longest, 1)
-            if size > SMALL and struct.has_buffers:
-                payload = frames.held_payload(size)
-                item = loads_with_buffers(payload) if use is loads else use(payload)
+            if size > SMALL:
+                payload = frames.payload(size)
+                item = loads_with_buffers(payload) if use is loads and struct.has_buffers else use(payload)
                 struct.count = 0
-            elif size >= 0:
-                item = use(frames.payload(size))
+            elif size >= 0:  # the same, in fewer steps
+                item = use(frames.view[:size])
                 struct.count = 0
         except BaseException as error:
             self._return_unused(frames, error, use)
@@ -142,7 +145,8 @@ def _load_all(frames: Frames, items: list[Any], *, again: bool = False) -> None:
     Objects may change their buffers as they are made: `again`, they get copies.
     """
     if frames.struct.has_buffers:
-        payload = frames.held_payload(frames.struct.bounds[1])
+        frames.look()
+        payload = frames.payload(frames.struct.bounds[1])
         items.append(loads_with_buffers(memoryview(bytearray(payload)) if again else payload))
         return
     for payload in frames.payloads():
