@@ -24,10 +24,11 @@ from privilege import CAP_DAC_READ_SEARCH, become_unprivileged, in_child, is_roo
 import pipecap
 from pipecap import Cell, Recommendation, Sweep
 from pipecap.queues.native import CHUNK
+from pipecap.tuning.cells import scores
 from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
 from pipecap.tuning.recommendation import LARGEST_LOSS, size_text
 from pipecap.tuning.stopwatch import Setting, Stopwatch
-from pipecap.tuning.sweep import FREE, PINNED, scores
+from pipecap.tuning.sweep import FREE, PINNED
 
 PAGE = os.sysconf("SC_PAGESIZE")
 KEEP = 1 << CAP_DAC_READ_SEARCH if is_root() else 0  # else an interpreter in root's home could not be run

@@ -58,9 +58,9 @@ if TYPE_CHECKING:
     from pipecap.targets import resize as resize
     from pipecap.targets import state as state
     from pipecap.targets import unread as unread
+    from pipecap.tuning.cells import Cell as Cell
     from pipecap.tuning.recommendation import Recommendation as Recommendation
     from pipecap.tuning.recommendation import recommend as recommend
-    from pipecap.tuning.sweep import Cell as Cell
     from pipecap.tuning.sweep import Sweep as Sweep
     from pipecap.tuning.sweep import tune as tune
 
@@ -84,7 +84,8 @@ _HOMES = {
     "pipecap.queues.context": "Context get_context",
     "pipecap.queues.drain": "drain join",
     "pipecap.queues.queue": "Discarded",
-    "pipecap.tuning.sweep": "Cell Sweep tune",
+    "pipecap.tuning.cells": "Cell",
+    "pipecap.tuning.sweep": "Sweep tune",
     "pipecap.targets": "capacity pipes_of resize state unread",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

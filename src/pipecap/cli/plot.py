@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipecap.errors import Unsupported
+from pipecap.tuning.cells import Cell
 from pipecap.tuning.grid import PIPECAP, STOCK
 from pipecap.tuning.recommendation import Choice, Recommendation, size_text
-from pipecap.tuning.sweep import Cell, Sweep
+from pipecap.tuning.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

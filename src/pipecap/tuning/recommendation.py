@@ -10,9 +10,10 @@ from typing import Any
 from pipecap.kernel.fit import fit
 from pipecap.kernel.limits import Headroom
 from pipecap.results import Result
+from pipecap.tuning.cells import Cell, scores
 from pipecap.tuning.grid import PIPECAP, STOCK
 from pipecap.tuning.stopwatch import Setting
-from pipecap.tuning.sweep import Cell, Sweep, scores, tune
+from pipecap.tuning.sweep import Sweep, tune
 from pipecap.verdict import Advice
 
 # What a setting may lose against the best cell and still be recommended for being cheaper: more where measurements

@@ -25,14 +25,16 @@ from pipecap.kernel.sizes import parse_size
 from pipecap.kernel.slots import LARGEST_PIPE, round_capacity
 from pipecap.queues.native import CHUNK
 from pipecap.results import Result
+from pipecap.tuning.cells import Cell, cells_of, scores
 from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
 from pipecap.tuning.stopwatch import Setting, Stopwatch
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from pipecap.tuning.cells import Samples
+
     Progress: TypeAlias = Callable[[int, int], object]
-    Samples: TypeAlias = dict[tuple[Setting, str], list[float]]
 
 FREE, PINNED = "free", "pinned"
 
@@ -44,30 +46,6 @@ _SHORTEST, _LONGEST = 0.001, 0.1
 _OVERHEAD = 0.0005
 _CONFIRMED = 8
 _CONFIRMING = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Cell(Result):
-    """What one setting moved: bytes of items a second, the median of `rounds` measurements between its quartiles.
-
-    `side` is "stock" (multiprocessing's Connection, which has no chunks: None) or "pipecap"; `placement` "free" or
-    "pinned". A `chunk` of at least a frame sends it whole.
-    """
-
-    side: str
-    capacity: int
-    chunk: int | None
-    placement: str
-    throughput: int
-    lower_quartile: int
-    upper_quartile: int
-    items_per_second: float
-    rounds: int
-
-    @property
-    def setting(self) -> Setting:
-        """The cell without its placement."""
-        return Setting(self.side, self.capacity, self.chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,44 +285,3 @@ class _Run:
                 del self.samples[key]
             return
         self.samples.setdefault((setting, placement), []).append(items / nanoseconds * 1e9)
-
-
-def cells_of(samples: Samples, item: int) -> tuple[Cell, ...]:
-    """Make cells of items a second."""
-    return tuple(
-        Cell(
-            side=setting.side,
-            capacity=setting.capacity,
-            chunk=setting.chunk,
-            placement=placement,
-            throughput=max(1, round(_quantile(values, 0.5) * item)),
-            lower_quartile=round(_quantile(values, 0.25) * item),
-            upper_quartile=round(_quantile(values, 0.75) * item),
-            items_per_second=round(_quantile(values, 0.5), 3),
-            rounds=len(values),
-        )
-        for (setting, placement), values in sorted(
-            samples.items(),
-            key=lambda pair: (pair[0][1], -ord(pair[0][0].side[0]), pair[0][0].capacity, pair[0][0].chunk or 0),
-        )
-    )
-
-
-def _quantile(values: list[float], share: float) -> float:
-    ranked = sorted(values)
-    below, part = divmod(share * (len(ranked) - 1), 1)
-    at = int(below)
-    above = ranked[min(at + 1, len(ranked) - 1)]
-    return ranked[at] + part * (above - ranked[at])
-
-
-def scores(cells: Iterable[Cell]) -> dict[Setting, float]:
-    """Rate each setting by its throughput as a share of the best one's, on the placement where that is worst."""
-    cells = tuple(cells)
-    best: dict[str, int] = {}
-    for cell in cells:
-        best[cell.placement] = max(best.get(cell.placement, 1), cell.throughput)
-    worst: dict[Setting, float] = {}
-    for cell in cells:
-        worst[cell.setting] = min(worst.get(cell.setting, 1.0), cell.throughput / best[cell.placement])
-    return worst
