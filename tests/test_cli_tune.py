@@ -20,6 +20,7 @@ from privilege import in_child
 
 import pipecap
 from pipecap.cli import main
+from pipecap.cli.plot import bars
 
 QUICK = ("--seconds", "0.1", "--rounds", "1")
 
@@ -43,6 +44,27 @@ def test_json_has_the_sweep_and_the_recommendation() -> None:
     assert found["sweep"]["item"] == found["recommendation"]["item"] == pipecap.pickled_size(b"0" * 1000)
     assert found["plot"] is None
     assert found["recommendation"]["verdict"][0]["action"] == found["recommendation"]["choice"]["code"]
+
+
+def test_an_array_is_moved_as_one() -> None:
+    answer = pipecap_command("tune", "--object", "numpy:uint8:224x224x3", *QUICK)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith("Items, each a numpy.ndarray of 150,6")
+    found = pipecap_json("tune", "--object", "{'label': 3, 'text': 'x' * 5000}", *QUICK)
+    assert found["sweep"]["kind"] == "dict"
+    assert pipecap_json("fit", "--object", "numpy:float64:131072")["fit"]["item"] > 1_048_576
+
+
+def test_a_plot_shows_stock_recommended_and_best() -> None:
+    sweep = pipecap.tune(5000, seconds=0.1, rounds=1)
+    found = pipecap.recommend(sweep)
+    for placement in sweep.placements:
+        drawn = bars(sweep, found, placement)
+        assert [*drawn] == ["stock, on a new pipe", "recommended", "best measured"]
+        stock, recommended, best = drawn.values()
+        assert (stock.side, stock.capacity) == ("stock", sweep.default_capacity)
+        assert recommended.throughput == found.choice.throughput[placement]
+        assert best.throughput == max(cell.throughput for cell in sweep.cells if cell.placement == placement)
 
 
 def test_a_plot_is_a_picture(tmp_path: Path) -> None:
@@ -110,6 +132,11 @@ def test_the_look_before_leaves_no_empty_file_and_an_old_one_as_it_is(tmp_path: 
         (("x",), "invalid size"),
         (("8000T",), "invalid size"),
         (("--object", "open('x')"), "--object takes a literal"),
+        (("--object", "numpy:float64"), "--object takes"),
+        (("--object", "numpy:nothing:5"), "--object takes"),
+        (("--object", "numpy:float64:5xx"), "--object takes"),
+        (("--object", "numpy:float64:-1"), "less than nothing"),
+        (("--object", "numpy:float64:1000000x1000000"), "too large to build here"),
         (("100", "--plot", "out.pdf"), ".png or .svg"),
         (("100", "--plot", ""), ".png or .svg"),
         (("100", "--seconds", "0"), "--seconds"),

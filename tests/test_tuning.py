@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import random
 import resource
@@ -14,7 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import child_processes
 from hypothesis import given
@@ -25,15 +28,17 @@ import pipecap
 from pipecap import Cell, Recommendation, Sweep
 from pipecap.queues.native import CHUNK
 from pipecap.tuning.cells import scores
+from pipecap.tuning.choosing import LARGEST_LOSS
 from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
-from pipecap.tuning.recommendation import LARGEST_LOSS, size_text
+from pipecap.tuning.recommendation import Choice, size_text
 from pipecap.tuning.stopwatch import Setting, Stopwatch
 from pipecap.tuning.sweep import FREE, PINNED
 
 PAGE = os.sysconf("SC_PAGESIZE")
 KEEP = 1 << CAP_DAC_READ_SEARCH if is_root() else 0  # else an interpreter in root's home could not be run
 CAPACITIES = tuple(4096 << power for power in range(9))
-CHUNKS = (4096, CHUNK, 16384, 65536, 262148)
+WHOLE_FRAME = 262148
+CHUNKS = (4096, CHUNK, 16384, 65536, WHOLE_FRAME)
 SETTINGS = [
     Setting(side, capacity, chunk)
     for capacity in CAPACITIES
@@ -72,6 +77,7 @@ def sweep(
             )
     return Sweep(
         item=262144,
+        kind=None,
         frame=262148,
         page_size=4096,
         default_capacity=65536,
@@ -86,8 +92,12 @@ def sweep(
     )
 
 
+def setting_of(choice: Choice) -> Setting:
+    return Setting(choice.side, choice.capacity, choice.chunk)
+
+
 def chosen(found: Recommendation) -> Setting:
-    return Setting(found.choice.side, found.choice.capacity, found.choice.chunk)
+    return setting_of(found.choice)
 
 
 @st.composite
@@ -199,7 +209,7 @@ def test_another_chunk_is_advised_only_where_the_usual_one_loses_too_much() -> N
     found = pipecap.recommend(sweep(moved(8.0)))
     assert chosen(found) == Setting(PIPECAP, 65536, 4096)
     assert "in chunks of 4,096" in found.verdict[0].text
-    assert "chunk=4096" in found.choice.code
+    assert found.choice.code == 'ctx = pipecap.get_context(capacity="64K", chunk="4K")'
 
 
 def test_a_pipe_below_the_default_is_advised_only_where_larger_ones_hurt() -> None:
@@ -219,6 +229,48 @@ def test_placements_that_disagree_get_what_loses_least() -> None:
     assert chosen(found) == Setting(PIPECAP, 2**17, CHUNK)
     assert found.choice.loses == pytest.approx(0.3)
     assert "No setting is good everywhere" in found.verdict[0].text
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.05, 0.1])
+def test_of_two_runs_the_second_chooses_the_same_or_a_rival(noise: float) -> None:
+    """Sweeps of one truth, each cell a median of nine measurements."""
+
+    def run(luck: random.Random) -> Recommendation:
+        def moved(setting: Setting, _: str) -> float:
+            level: float = min(1.0, setting.capacity / 262144) ** 0.3 * (1.0 if setting.side == PIPECAP else 0.4)
+            return 2e9 * level * float(math.exp(luck.gauss(0, 1.25 * noise / 3)))
+
+        return pipecap.recommend(sweep(moved, spread=1.35 * noise))
+
+    pairs = [(run(random.Random(seed)), run(random.Random(-seed - 1))) for seed in range(60)]
+    same = [chosen(one) == chosen(other) for one, other in pairs]
+    told = [setting_of(other.choice) in map(setting_of, one.rivals) for one, other in pairs]
+    assert sum(map(max, same, told)) >= 57
+    for one, _ in pairs:
+        assert ("Within the noise" in str(one.verdict)) == bool(one.rivals)
+
+
+def test_where_nothing_is_noisy_there_are_no_rivals() -> None:
+    found = pipecap.recommend(sweep(lambda setting, _: 1e9 * math.sqrt(setting.capacity)))
+    assert found.rivals == ()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_every_line_of_code_runs(setting: Setting) -> None:
+    """On a host that grants the capacity. A queue then is as recommended."""
+    choice = pipecap.recommend(sweep(lambda each, _: 9e9 if each == setting else 1e9)).choice
+    if setting_of(choice) != setting:
+        return  # a cheaper one is as good
+    names: dict[str, Any] = {"pipecap": pipecap, "multiprocessing": multiprocessing}
+    names["queue"] = multiprocessing.Queue()
+    exec(choice.code, names)
+    if setting.chunk is not None:
+        names["queue"] = names["ctx"].Queue()
+        chunk = names["queue"]._sender.struct.chunk or CHUNK
+        assert chunk == setting.chunk or chunk > setting.chunk == WHOLE_FRAME
+    if setting.capacity >= 65536:
+        assert pipecap.capacity(names["queue"]) == setting.capacity
+    names["queue"].close()
 
 
 def test_a_busy_machine_is_told() -> None:
@@ -309,9 +361,40 @@ def test_a_real_sweep_has_every_cell_on_both_placements() -> None:
     assert isinstance(recommended.to_dict()["choice"], dict)
 
 
-def test_an_object_is_pickled_to_learn_its_size() -> None:
-    """And recommend() measures for itself when it gets no sweep."""
-    assert pipecap.recommend(b"x" * 1000, **small).item == pipecap.pickled_size(b"x" * 1000)
+@pytest.mark.parametrize("name", ["array", "dict of arrays", "list", "large bytes"])
+def test_an_object_is_moved_as_each_sides_queues_do(name: str) -> None:
+    objects: dict[str, object] = {
+        "array": np.arange(40_000.0),
+        "dict of arrays": {"image": np.zeros((64, 64, 3), np.uint8), "label": 3},
+        "list": [1, "two", 3.0],
+        "large bytes": b"x" * 300_000,
+    }
+    item = objects[name]
+    found = pipecap.tune(item, **small)  # type: ignore[arg-type] # a dict of several types
+    assert found.kind == ("numpy.ndarray" if name == "array" else type(item).__name__)
+    assert abs(found.item - pipecap.pickled_size(item)) < 300
+    assert {cell.side for cell in found.cells} == {STOCK, PIPECAP}
+    assert all(cell.throughput > 1 for cell in found.cells)
+    assert pipecap.recommend(found).item == found.item
+
+
+def test_none_is_a_size_like_any_other() -> None:
+    found = pipecap.tune(None, **small)  # type: ignore[arg-type] # a dict of several types
+    assert (found.item, found.kind) == (pipecap.pickled_size(None), None)
+
+
+def test_an_object_that_the_processes_cannot_make_is_refused_with_the_reason(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import pipecap\n"
+        "class Item: pass\n"
+        "try: pipecap.tune(Item())\n"
+        "except pipecap.Unsupported as error: print(error, error.hint)\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=False)
+    assert "cannot make the item: AttributeError" in done.stdout
+    assert "put it into a module" in done.stdout
+    assert done.stderr == ""
 
 
 def test_a_single_byte_and_an_item_larger_than_the_pipe() -> None:
@@ -381,7 +464,7 @@ def interrupt(done: int, total: int) -> None:
 
 def kill_one(done: int, total: int) -> None:
     """Kill a process of the sweep; there may be other children, such as multiprocessing's resource tracker."""
-    sweeping = [pid for pid in child_processes() if b"stopwatch" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    sweeping = [pid for pid in child_processes() if b"movers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(sweeping[0], signal.SIGKILL)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from pipecap.kernel.probe import scratch_pipe
 from pipecap.results import Result
 
 _LARGEST_REPEAT = 2**27  # a list of that many takes a GiB
+_LARGEST_ARRAY = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "pipecap fit [-h] [--json] [--capacity C] (SIZE | --object EXPR)"
     parser.add_argument("size", metavar="SIZE", nargs="?", help='pickled bytes of one item: 4096, "64K", "1MB"')
     parser.add_argument(
-        "--object", metavar="EXPR", help="a Python literal to pickle instead; repetition is allowed: \"b'0' * 65514\""
+        "--object",
+        metavar="EXPR",
+        help="a Python literal to pickle instead, \"b'0' * 65514\", or an array, numpy:float64:131072",
     )
     parser.add_argument("--capacity", metavar="C", help="bytes of the pipe (default: what a new pipe gets here)")
 
@@ -50,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         item = arguments.size if arguments.object is None else pickled_size(literal(arguments.object))
     except ValueError as error:
-        say(f"--object takes a literal, such as \"[1, 'a']\" or \"b'0' * 65514\": {error}")
+        say(f"--object takes a literal, such as \"b'0' * 65514\", or an array, numpy:float64:131072: {error}")
         return 2
     found = fit(item, capacity=arguments.capacity)
     needed = smallest_capacity(found.item)
@@ -76,11 +80,29 @@ def _try(capacity: int) -> str | None:
 def literal(expression: str) -> object:
     """Evaluate a Python literal in which parts may be repeated (`b"0" * 65514`); no names, no calls.
 
-    Raises ValueError.
+    Or make an array: "numpy:float64:131072" is of that dtype and shape ("numpy:uint8:224x224x3"). Raises ValueError.
     """
+    if expression.strip().startswith("numpy:"):
+        return _array(expression.strip())
     try:
         return ast.literal_eval(_Repetitions().visit(ast.parse(expression.strip(), mode="eval")))
     except (TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(error) from None
+
+
+def _array(text: str) -> object:
+    """Make an array of different numbers, as far as the dtype has them: a page of zeros would be the kernel's."""
+    try:
+        import numpy
+    except ImportError:
+        raise ValueError("arrays need numpy, which cannot be imported") from None
+    try:
+        _, dtype, sizes = text.split(":")
+        shape = [int(size) for size in sizes.split("x")]
+        if min(shape) < 0 or math.prod(shape) * numpy.dtype(dtype).itemsize > _LARGEST_ARRAY:
+            raise ValueError("too large to build here, or less than nothing")
+        return (numpy.arange(math.prod(shape)) % 127).astype(dtype).reshape(shape)
+    except TypeError as error:
         raise ValueError(error) from None
 
 

@@ -1,4 +1,4 @@
-"""Draw a sweep: throughput over capacity. The only module that knows matplotlib, imported only to draw."""
+"""Draw what a sweep found. The only module that knows matplotlib, imported only to draw."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipecap.errors import Unsupported
-from pipecap.tuning.cells import Cell
-from pipecap.tuning.grid import PIPECAP, STOCK
-from pipecap.tuning.recommendation import Choice, Recommendation, size_text
+from pipecap.tuning.recommendation import Choice, Recommendation, setting_text
 from pipecap.tuning.sweep import Sweep
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from pipecap.tuning.cells import Cell
 
-_STOCK_COLOUR = "black"
 _INCHES = (6.4, 4.8)
+_WIDTH = 0.26
+_COLOURS = {"stock, on a new pipe": "0.6", "recommended": "tab:blue", "best measured": "tab:green"}
 
 
 def check(path: str) -> None:
@@ -38,72 +37,50 @@ def check(path: str) -> None:
 
 
 def draw(sweep: Sweep, found: Recommendation, path: str) -> None:
-    """Write the picture; the suffix says which format. Raises OSError."""
+    """Write the picture; the suffix says which format. Raises OSError.
+
+    By placement a bar each for the baseline, what is recommended and the best cell, with their quartiles and settings.
+    """
     from matplotlib.figure import Figure  # not pyplot: no window, no state
 
-    count = len(sweep.placements)
-    figure = Figure(figsize=(_INCHES[0] * count, _INCHES[1]), layout="constrained")
-    drawings = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    for axes, placement in zip(drawings, sweep.placements, strict=True):
-        cells = [cell for cell in sweep.cells if cell.placement == placement]
-        _lines(axes, cells, sweep)
-        _marks(axes, found, placement)
-        where = f" to CPUs {sweep.cpus[0]} and {sweep.cpus[1]}" if placement == "pinned" and sweep.cpus else ""
-        axes.set_title(f"{placement}{where}")
-        capacities = sorted({cell.capacity for cell in cells})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(capacities, [size_text(capacity) for capacity in capacities])
-        axes.minorticks_off()
-        axes.set_xlabel("capacity of the pipe, bytes")
-        axes.grid(visible=True, alpha=0.3)
-        axes.set_ylim(bottom=0)
-    drawings[0].set_ylabel("throughput, MB/s (median; quartiles shaded)")
-    drawings[-1].legend(fontsize="small")
-    figure.suptitle(f"Items of {sweep.item:,} pickled bytes through one pipe")
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    axes = figure.subplots()
+    ticks: dict[float, str] = {}
+    for at, placement in enumerate(sweep.placements):
+        for nth, (what, cell) in enumerate(bars(sweep, found, placement).items()):
+            middle = at + (nth - 1) * _WIDTH
+            value = cell.throughput / 1e6
+            spread = [[value - cell.lower_quartile / 1e6], [cell.upper_quartile / 1e6 - value]]
+            axes.bar(middle, value, 0.9 * _WIDTH, color=_COLOURS[what], label=what if at == 0 else None)
+            axes.errorbar(middle, value, spread, color="black", capsize=4)
+            ticks[middle] = setting_text(cell, sweep).replace(" ", "\n", 1)
+            if nth == 1:
+                ticks[middle] += f"\n\n{_where(placement, sweep)}"
+    axes.set_xticks([*ticks], [*ticks.values()])
+    axes.set_ylabel("throughput, MB/s (median and quartiles)")
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=3)
+    kind = "" if sweep.kind is None else f", each a {sweep.kind}"
+    axes.set_title(f"Items of {sweep.item:,} pickled bytes{kind}", fontsize="medium")
     figure.savefig(path, format=Path(path).suffix[1:].lower(), metadata={"Title": "pipecap tune"})
 
 
-def _lines(axes: Axes, cells: list[Cell], sweep: Sweep) -> None:
-    chunks = sorted({cell.chunk for cell in cells if cell.chunk is not None})
-    for side, chunk in [(STOCK, None), *((PIPECAP, chunk) for chunk in chunks)]:
-        line = sorted(
-            (cell for cell in cells if (cell.side, cell.chunk) == (side, chunk)), key=lambda cell: cell.capacity
-        )
-        capacities = [cell.capacity for cell in line]
-        whole = chunk is not None and chunk >= sweep.frame
-        label = "stock" if chunk is None else f"pipecap, {'whole' if whole else f'chunks of {size_text(chunk)}'}"
-        (curve,) = axes.plot(
-            capacities,
-            [cell.throughput / 1e6 for cell in line],
-            label=label,
-            marker="o",
-            markersize=3,
-            color=_STOCK_COLOUR if side == STOCK else None,
-            linestyle="--" if side == STOCK else "-",
-        )
-        axes.fill_between(
-            capacities,
-            [cell.lower_quartile / 1e6 for cell in line],
-            [cell.upper_quartile / 1e6 for cell in line],
-            color=curve.get_color(),
-            alpha=0.15,
-            linewidth=0,
-        )
+def bars(sweep: Sweep, found: Recommendation, placement: str) -> dict[str, Cell]:
+    """Give what is drawn: the cells of the baseline, of what is recommended, and the best."""
+    cells = [cell for cell in sweep.cells if cell.placement == placement]
+
+    def cell_of(choice: Choice) -> Cell:
+        wanted = choice.side, choice.capacity, choice.chunk
+        return next(cell for cell in cells if (cell.side, cell.capacity, cell.chunk) == wanted)
+
+    return {
+        "stock, on a new pipe": cell_of(found.baseline),
+        "recommended": cell_of(found.choice),
+        "best measured": max(cells, key=lambda cell: cell.throughput),
+    }
 
 
-def _marks(axes: Axes, found: Recommendation, placement: str) -> None:
-    def mark(choice: Choice, symbol: str, label: str) -> None:
-        axes.plot(
-            [choice.capacity],
-            [choice.throughput[placement] / 1e6],
-            symbol,
-            markersize=13,
-            markerfacecolor="none",
-            markeredgecolor="red",
-            markeredgewidth=1.5,
-            label=label,
-        )
-
-    mark(found.baseline, "s", "stock, on a new pipe")
-    if found.worthwhile:  # else it is the same
-        mark(found.choice, "o", "recommended")
+def _where(placement: str, sweep: Sweep) -> str:
+    return f"pinned to CPUs {sweep.cpus[0]} and {sweep.cpus[1]}" if placement == "pinned" and sweep.cpus else placement

@@ -40,12 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the item, the time to take and where to draw."""
     parser.usage = "pipecap tune [-h] [--json] [--seconds S] [--rounds N] [--plot FILE] (SIZE | --object EXPR)"
     parser.add_argument("size", metavar="SIZE", nargs="?", help='pickled bytes of one item: 4096, "64K", "1MB"')
-    parser.add_argument("--object", metavar="EXPR", help="a Python literal to pickle instead: \"b'0' * 65514\"")
+    parser.add_argument(
+        "--object",
+        metavar="EXPR",
+        help="a Python literal, \"{'label': 3}\", or an array, numpy:float64:131072: pickling is then part of it",
+    )
     parser.add_argument(
         "--seconds", metavar="S", type=float, default=_SECONDS, help=f"how long it may take (default: {_SECONDS:.0f})"
     )
     parser.add_argument("--rounds", metavar="N", type=int, help="measurements of each cell (default: 5 to 15)")
-    parser.add_argument("--plot", metavar="FILE", help="draw throughput over capacity to a .png or .svg file")
+    parser.add_argument("--plot", metavar="FILE", help="draw stock, recommended and best to a .png or .svg file")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,15 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
         say(trouble)
         return 2
     try:
-        item = arguments.size if arguments.object is None else pickled_size(literal(arguments.object))
+        item = arguments.size if arguments.object is None else literal(arguments.object)
     except ValueError as error:
-        say(f"--object takes a literal, such as \"[1, 'a']\" or \"b'0' * 65514\": {error}")
+        say(f"--object takes a literal, such as \"b'0' * 65514\", or an array, numpy:float64:131072: {error}")
         return 2
     if arguments.plot is not None:
         from pipecap.cli.plot import check
 
         check(arguments.plot)  # before it takes seconds to have something to draw
     with _progress_bar() as progress:
+        if arguments.object is not None and isinstance(item, int | str):
+            item = pickled_size(item)  # else it would be a size
         sweep = tune(item, seconds=arguments.seconds, rounds=arguments.rounds, progress=progress)
     found = Tuning(sweep=sweep, recommendation=recommend(sweep), plot=arguments.plot)
     if arguments.plot is not None:
@@ -118,7 +124,7 @@ def _updater(show: Callable[[int, int], object]) -> Progress:
 def _blocks(found: Tuning) -> Iterator[Block]:
     sweep, advised = found.sweep, found.recommendation
     yield Line(
-        f"Items of {sweep.item:,} pickled bytes from Connection to Connection, in MB/s:"
+        f"{_what(sweep)}, in MB/s:"
         f" medians of {sweep.rounds} to {max(cell.rounds for cell in sweep.cells)} interleaved measurements."
     )
     for placement in sweep.placements:
@@ -138,6 +144,12 @@ def _blocks(found: Tuning) -> Iterator[Block]:
     for advice in advised.verdict:
         yield Line(f"  [{advice.level}] {advice.text}", advice.level)
         yield Line(f"    -> {advice.action}", "action")
+
+
+def _what(sweep: Sweep) -> str:
+    if sweep.kind is None:
+        return f"Items of {sweep.item:,} pickled bytes from Connection to Connection"
+    return f"Items, each a {sweep.kind} of {sweep.item:,} pickled bytes, pickled, sent and unpickled as by a queue"
 
 
 def _where(placement: str, sweep: Sweep) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,11 +70,15 @@ def _quantile(values: list[float], share: float) -> float:
 
 def scores(cells: Iterable[Cell]) -> dict[Setting, float]:
     """Rate each setting by its throughput as a share of the best one's, on the placement where that is worst."""
-    cells = tuple(cells)
-    best: dict[str, int] = {}
-    for cell in cells:
-        best[cell.placement] = max(best.get(cell.placement, 1), cell.throughput)
+    return rated({(cell.setting, cell.placement): cell.throughput for cell in cells})
+
+
+def rated(moved: Mapping[tuple[Setting, str], float]) -> dict[Setting, float]:
+    """Do so with what each setting moved on each placement."""
+    best: dict[str, float] = {}
+    for (_, placement), throughput in moved.items():
+        best[placement] = max(best.get(placement, 1), throughput)
     worst: dict[Setting, float] = {}
-    for cell in cells:
-        worst[cell.setting] = min(worst.get(cell.setting, 1.0), cell.throughput / best[cell.placement])
+    for (setting, placement), throughput in moved.items():
+        worst[setting] = min(worst.get(setting, 1.0), throughput / best[placement])
     return worst

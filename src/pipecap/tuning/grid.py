@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipecap.queues import native
 from pipecap.queues.native import CHUNK
 from pipecap.tuning.stopwatch import Setting
 
@@ -17,6 +18,11 @@ _FEWEST_ROUNDS, _USUAL_ROUNDS, _MOST_ROUNDS = 3, 5, 15
 # Long enough to see the pipe at work, and short: many short measurements make a better median than few long ones.
 _GOOD_SLICE = 0.01
 _ORDINAL = {2: "second", 4: "fourth"}
+
+
+def usual_chunk(frame: int) -> int:
+    """Give the chunk that "auto" means for a frame of that many bytes."""
+    return CHUNK if frame > native.WHOLE else max(frame, CHUNK)
 
 
 @dataclass(frozen=True, slots=True)

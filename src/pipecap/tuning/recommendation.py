@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 from pipecap.kernel.fit import fit
 from pipecap.kernel.limits import Headroom
 from pipecap.results import Result
 from pipecap.tuning.cells import Cell, scores
+from pipecap.tuning.choosing import LARGEST_LOSS, cheapest, noise_of, rivals, tolerance_of
 from pipecap.tuning.grid import PIPECAP, STOCK
 from pipecap.tuning.stopwatch import Setting
 from pipecap.tuning.sweep import Sweep, tune
 from pipecap.verdict import Advice
 
-# What a setting may lose against the best cell and still be recommended for being cheaper: more where measurements
-# spread more, but never more than the last.
-_LEAST_TOLERANCE, LARGEST_LOSS = 0.05, 0.10
 _NOISY = 0.10
+_NAMED = 3  # of the rivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +47,9 @@ class Recommendation(Result):
 
     `worthwhile` is False where nothing is to be gained; `choice` then is the `baseline`, the stock Connection
     on a new pipe. `resized` is the best that the stock one can do on a pipe of another size, None where that gains
-    nothing or the choice is a stock one. `noise` is the standard error of a typical cell as a share of it, `tolerance`
-    what a cheaper setting was allowed to lose.
+    nothing or the choice is a stock one. `rivals` are other settings that are as good within the noise: another run may
+    choose one of them. `noise` is the standard error of a typical cell as a share of it, `tolerance` what a cheaper
+    setting was allowed to lose.
     """
 
     item: int
@@ -59,6 +57,7 @@ class Recommendation(Result):
     choice: Choice
     baseline: Choice
     resized: Choice | None
+    rivals: tuple[Choice, ...]
     noise: float
     tolerance: float
     verdict: tuple[Advice, ...]
@@ -84,11 +83,11 @@ def _advised(sweep: Sweep) -> Recommendation:
     as_it_is = Setting(STOCK, sweep.default_capacity, None)
     if as_it_is not in rated:
         raise ValueError("a sweep without its baseline, the stock connection on a pipe of the default capacity")
-    noise = _noise(sweep.cells)
-    tolerance = min(max(2 * noise, _LEAST_TOLERANCE), LARGEST_LOSS)
-    chosen = _cheapest(sweep, rated, tolerance)
+    noise = noise_of(sweep.cells)
+    tolerance = tolerance_of(sweep.cells)
+    chosen = cheapest(sweep, rated, tolerance)
     stock_cells = [cell for cell in sweep.cells if cell.side == STOCK]
-    stock = _cheapest(sweep, scores(stock_cells), tolerance)
+    stock = cheapest(sweep, scores(stock_cells), tolerance)
     baseline, choice, resized = (_choice(sweep, rated, setting) for setting in (as_it_is, chosen, stock))
     worthwhile = chosen != as_it_is
     other = worthwhile and choice.side != STOCK and stock != as_it_is and min(resized.gain.values()) > 1 + tolerance
@@ -98,46 +97,12 @@ def _advised(sweep: Sweep) -> Recommendation:
         choice=choice,
         baseline=baseline,
         resized=resized if other else None,
+        rivals=tuple(_choice(sweep, rated, setting) for setting in rivals(sweep, chosen)),
         noise=round(noise, 4),
         tolerance=round(tolerance, 4),
         verdict=(),
     )
     return _with_verdict(found, sweep)
-
-
-def _noise(cells: tuple[Cell, ...]) -> float:
-    """Give the standard error of a typical cell: 1.25 sigma / sqrt(n) for a median, sigma from the quartiles."""
-    return median(
-        1.25 * (cell.upper_quartile - cell.lower_quartile) / 1.35 / math.sqrt(cell.rounds) / cell.throughput
-        for cell in cells
-    )
-
-
-def _cheapest(sweep: Sweep, rated: dict[Setting, float], tolerance: float) -> Setting:
-    """Choose among the settings that are good enough on all placements; a default chunk before any other."""
-    top = max(rated.values())
-    usual = {setting: share for setting, share in rated.items() if setting.chunk in (None, sweep.default_chunk)}
-    for settings, least in (
-        (usual, 1 - tolerance),
-        (usual, 1 - LARGEST_LOSS),
-        (rated, 1 - tolerance),
-        (rated, 1 - LARGEST_LOSS),
-        (rated, top),  # none is good everywhere: the one that loses least
-    ):
-        enough = [setting for setting, share in settings.items() if share >= least]
-        if enough:
-            break
-    return min(enough, key=lambda setting: (*_price(setting, sweep), -rated[setting]))
-
-
-def _price(setting: Setting, sweep: Sweep) -> tuple[object, ...]:
-    """Rank by what is given up for a setting. A pipe below the default saves nothing worth its hangs."""
-    return (
-        max(setting.capacity, sweep.default_capacity),
-        setting.capacity != sweep.default_capacity,
-        setting.side != STOCK,
-        setting.chunk not in (None, sweep.default_chunk),
-    )
 
 
 def _choice(sweep: Sweep, rated: dict[Setting, float], setting: Setting) -> Choice:
@@ -168,9 +133,12 @@ def _code(setting: Setting, sweep: Sweep, *, fits: bool) -> str:
     is_default = setting.capacity == sweep.default_capacity
     if setting.side == STOCK:
         return "queue = multiprocessing.Queue()" if is_default else f"pipecap.resize(queue, {size})"
-    if setting.chunk != sweep.default_chunk:
-        return f"reader, writer = pipecap.queues.connection.one_way({size}, chunk={setting.chunk})"
-    return "ctx = pipecap.get_context()" if is_default and fits else f"ctx = pipecap.get_context(capacity={size})"
+    settings = [] if is_default and fits else [f"capacity={size}"]
+    if setting.chunk not in (None, sweep.default_chunk):
+        whole = setting.chunk >= sweep.frame
+        chunk = 1 << (setting.chunk - 1).bit_length() if whole else setting.chunk
+        settings.append(f'chunk="{size_text(chunk)}"')
+    return f"ctx = pipecap.get_context({', '.join(settings)})"
 
 
 def size_text(size: int) -> str:
@@ -200,12 +168,21 @@ def _with_verdict(found: Recommendation, sweep: Sweep) -> Recommendation:
                 f"python -m pipecap fit {size_text(sweep.item)} --capacity {size_text(found.choice.capacity)}",
             )
         )
+    if found.rivals:
+        verdict.append(
+            Advice(
+                "note",
+                f"Within the noise {_other_settings(found, sweep)} as good: another run may recommend"
+                f" {'that' if len(found.rivals) == 1 else 'one of those'}.",
+                _longer(sweep),
+            )
+        )
     if found.noise > _NOISY:
         verdict.append(
             Advice(
                 "note",
                 f"Measurements were off by {found.noise:.0%}: something else keeps this machine busy.",
-                f"python -m pipecap tune {size_text(sweep.item)} --seconds {max(60, round(4 * sweep.seconds))}",
+                _longer(sweep),
             )
         )
     return replace(found, verdict=tuple(verdict))
@@ -237,6 +214,28 @@ def _main(found: Recommendation, sweep: Sweep) -> Advice:
         f" {_pages(choice, baseline)}{_room(choice, sweep.headroom)}.{lacks}",
         choice.code,
     )
+
+
+def _longer(sweep: Sweep) -> str:
+    seconds = max(60, round(4 * sweep.seconds))
+    if sweep.kind is not None:
+        return f"pipecap.recommend(item, seconds={seconds})"
+    return f"python -m pipecap tune {size_text(sweep.item)} --seconds {seconds}"
+
+
+def _other_settings(found: Recommendation, sweep: Sweep) -> str:
+    names = [setting_text(choice, sweep) for choice in found.rivals[:_NAMED]]
+    if len(found.rivals) > _NAMED:
+        names.append(f"{len(found.rivals) - _NAMED} more")
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def setting_text(choice: Choice | Cell, sweep: Sweep) -> str:
+    """Write a setting in few words: "stock 64K", "pipecap 1M by 16K", "pipecap 256K whole"."""
+    text = f"{choice.side} {size_text(choice.capacity)}"
+    if choice.chunk in (None, sweep.default_chunk):
+        return text
+    return f"{text} whole" if choice.chunk >= sweep.frame else f"{text} by {size_text(choice.chunk)}"
 
 
 def _gains(choice: Choice) -> str:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +25,10 @@ from pipecap.errors import NoScratchPipe, PipecapError, Unsupported
 from pipecap.kernel import pipes
 
 if TYPE_CHECKING:
-    from multiprocessing import connection
     from typing import Self
 
 _START_PATIENCE = 30.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-# Sends between two looks at the clock, for items so small that a look would count.
-_BATCH_BYTES = 65536
-_LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +46,13 @@ class Setting:
 class Stopwatch:
     """A producer and a consumer, and the scratch pipe between them. A context manager: what it started, it ends.
 
-    `cpus` are the CPUs of producer and consumer while they are pinned; `pin_error` is why the kernel refused them.
-    Raises NoScratchPipe without descriptors, Unsupported where no interpreter can be started or one was killed.
+    `item` is how many bytes to move, as they are, or the pickle of an object, which each send pickles again and each
+    receive unpickles. `cpus` are the CPUs of producer and consumer while they are pinned; `pin_error` is why the kernel
+    refused them. Raises NoScratchPipe without descriptors, Unsupported where no interpreter can be started, one was
+    killed, or one cannot make the object.
     """
 
-    def __init__(self, item: int, cpus: tuple[int, int] | None) -> None:
+    def __init__(self, item: int | bytes, cpus: tuple[int, int] | None) -> None:
         self.pin_error = ""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._sockets: dict[str, socket.socket] = {}
@@ -62,7 +60,7 @@ class Stopwatch:
         with ExitStack() as stack:
             stack.callback(self._end)
             try:
-                self._start(item, cpus or (None, None), stack)
+                self._start(cpus or (None, None), stack)
             except OSError as error:
                 if error.errno in _OUT_OF_DESCRIPTORS:
                     raise NoScratchPipe(error.errno) from error
@@ -70,11 +68,12 @@ class Stopwatch:
                     f"no process to measure with: {error.strerror}",
                     hint="look at `ulimit -u` and at the memory and process limits of the container",
                 ) from error
+            self._hand_over(item)
             for answer in self._answers(time.monotonic() + _START_PATIENCE).values():
                 self.pin_error = self.pin_error or answer["pin_error"]
             self._stack = stack.pop_all()
 
-    def _start(self, item: int, cpus: tuple[int, int] | tuple[None, None], stack: ExitStack) -> None:
+    def _start(self, cpus: tuple[int, int] | tuple[None, None], stack: ExitStack) -> None:
         with ExitStack() as handed_over:  # what is the children's alone is closed here, started or not
             self._pipe, write_end = os.pipe()
             stack.callback(os.close, self._pipe)
@@ -93,13 +92,21 @@ class Stopwatch:
                 self._received[role] = b""
                 with _no_signals():  # a handler that raises in between would leave a child that nobody knows
                     self._processes[role] = subprocess.Popen(
-                        _command(role, item, cpu, fds),
+                        _command(role, cpu, fds),
                         stdin=theirs.fileno(),
                         stdout=subprocess.DEVNULL,
                         stderr=subprocess.DEVNULL,
                         pass_fds=fds,
                         process_group=0,  # a Ctrl-C is for us, who end them
                     )
+
+    def _hand_over(self, item: int | bytes) -> None:
+        """Tell both what is moved; the producer makes it."""
+        for role, channel in self._sockets.items():
+            pickled = item if isinstance(item, bytes) and role == "producer" else b""
+            what = {"bytes": item if isinstance(item, int) else None, "pickle": len(pickled)}
+            with suppress(ConnectionError):  # it was killed: _answers() tells
+                channel.sendall(json.dumps(what).encode() + b"\n" + pickled)
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +147,8 @@ class Stopwatch:
                 self._received[role] += self._received_from(role)
                 if self._received[role].endswith(b"\n"):
                     answers[role] = json.loads(self._received[role])
+                    if "no_item" in answers[role]:
+                        raise _no_item(answers[role]["no_item"])
                     if "error" in answers[role]:
                         raise self._failed(answers[role]["error"])
             if not readable and any(process.poll() is not None for process in self._processes.values()):
@@ -174,6 +183,13 @@ class Stopwatch:
         )
 
 
+def _no_item(why: str) -> Unsupported:
+    return Unsupported(
+        f"the sweep's processes cannot make the item: {why}",
+        hint="they are new interpreters, and import its class by name: put it into a module; or tune(its pickled size)",
+    )
+
+
 @contextmanager
 def _no_signals() -> Iterator[None]:
     """Let signals wait until the end of the block."""
@@ -193,7 +209,7 @@ def _readable(channels: list[socket.socket], seconds: float) -> list[socket.sock
     return [by_number[number] for number, _ in poll.poll(seconds * 1000)]
 
 
-def _command(role: str, item: int, cpu: int | None, fds: tuple[int, int]) -> list[str]:
+def _command(role: str, cpu: int | None, fds: tuple[int, int]) -> list[str]:
     """Give the command line of a child, which finds its modules where we found ours."""
     if not sys.executable or getattr(sys, "frozen", False):
         raise Unsupported(
@@ -204,75 +220,6 @@ def _command(role: str, item: int, cpu: int | None, fds: tuple[int, int]) -> lis
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     program = (
         f"import sys; sys.path[:] = {[*path, home]!a}; "
-        f"from pipecap.tuning.stopwatch import work; work({role!r}, {item}, {cpu}, {fds[0]}, {fds[1]})"
+        f"from pipecap.tuning.movers import work; work({role!r}, {cpu}, {fds[0]}, {fds[1]})"
     )
     return [sys.executable, "-I", "-B", "-c", program]
-
-
-def work(role: str, item: int, cpu: int | None, data: int, go: int) -> None:
-    """Be the producer or the consumer: answer each order that comes on descriptor 0, until there are no more."""
-    with socket.socket(fileno=0) as channel, channel.makefile("rb") as orders, suppress(OSError):
-
-        def answer(**facts: object) -> None:
-            channel.sendall(json.dumps(facts).encode() + b"\n")
-
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            everywhere = os.sched_getaffinity(0)
-            payload = b"x" * item if role == "producer" else b""  # bytes(item) would be the kernel's one page of zeros
-            answer(pin_error=_pin({cpu} if cpu is not None else everywhere) or _pin(everywhere))
-            for line in orders:
-                order = json.loads(line)
-                _pin({cpu} if order["pinned"] and cpu is not None else everywhere)
-                with closing(_end(order, os.dup(data), readable=role == "consumer")) as end:
-                    if role == "producer":
-                        answer(start=_produce(end, payload, order["ns"], go))
-                    else:
-                        items, now = _consume(end, go)
-                        answer(items=items, end=now)
-        except Exception as error:
-            answer(error=f"{role}: {type(error).__name__}: {error}")
-
-
-def _pin(cpus: set[int]) -> str:
-    try:
-        os.sched_setaffinity(0, cpus)
-    except OSError as error:
-        return os.strerror(error.errno or errno.EPERM)
-    return ""
-
-
-def _end(order: dict[str, Any], fd: int, *, readable: bool) -> connection.Connection[Any, Any]:
-    from multiprocessing import connection
-
-    from pipecap.queues.connection import Connection
-
-    if order["side"] == "stock":
-        return connection.Connection(fd, readable=readable, writable=not readable)
-    return Connection(fd, readable, not readable, chunk=order["chunk"])
-
-
-def _produce(end: connection.Connection[Any, Any], payload: bytes, nanoseconds: int, go: int) -> int:
-    """Send items until the time is over, then an empty one; gives when it began."""
-    send = end.send_bytes
-    batch = range(max(1, min(_LARGEST_BATCH, _BATCH_BYTES // len(payload))))
-    os.read(go, 1)
-    start = time.monotonic_ns()  # one clock for all processes
-    stop = start + nanoseconds
-    while True:
-        for _ in batch:
-            send(payload)
-        if time.monotonic_ns() >= stop:
-            break
-    send(b"")
-    return start
-
-
-def _consume(end: connection.Connection[Any, Any], go: int) -> tuple[int, int]:
-    """Receive until the empty item; gives how many came before, and when all had."""
-    receive = end.recv_bytes
-    items = 0
-    os.write(go, b"!")
-    while receive():
-        items += 1
-    return items, time.monotonic_ns()

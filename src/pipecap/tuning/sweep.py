@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pipecap.errors import InvalidSize, ResizeRefused
+from pipecap.errors import InvalidSize, NotPicklable, ResizeRefused
 from pipecap.kernel import limits as host_limits
 from pipecap.kernel import pipes
 from pipecap.kernel.fit import fit, pickled_size
@@ -23,10 +24,10 @@ from pipecap.kernel.limits import PAGE_SIZE, Headroom, HostLimits
 from pipecap.kernel.probe import scratch_pipe
 from pipecap.kernel.sizes import parse_size
 from pipecap.kernel.slots import LARGEST_PIPE, round_capacity
-from pipecap.queues.native import CHUNK
+from pipecap.queues.pickling import encoded, size_of
 from pipecap.results import Result
 from pipecap.tuning.cells import Cell, cells_of, scores
-from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
+from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid, usual_chunk
 from pipecap.tuning.stopwatch import Setting, Stopwatch
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pipecap.tuning.cells import Samples
 
     Progress: TypeAlias = Callable[[int, int], object]
+
+Pickled = TypeVar("Pickled")
 
 FREE, PINNED = "free", "pinned"
 
@@ -59,13 +62,16 @@ class LeftOut(Result):
 
 @dataclass(frozen=True, slots=True)
 class Sweep(Result):
-    """How fast items of `item` pickled bytes move, in every cell. Pickling itself is left out: no pipe changes it.
+    """How fast items of `item` pickled bytes move, in every cell.
 
+    `kind` is the type of an object that was moved, with its pickling and unpickling as each side's queues do these;
+    None where bytes of that size were, as they are: no pipe changes what pickling takes.
     `default_capacity` is what a new pipe gets here; the stock Connection on that is the baseline. `cpus` are those of
     the producer and the consumer while pinned, None where the placement is left out. `headroom` is the quota before.
     """
 
     item: int
+    kind: str | None
     frame: int
     page_size: int
     default_capacity: int
@@ -88,20 +94,20 @@ def tune(
     chunks: Iterable[int | str] | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Measure the throughput of stock and of pipecap connections over capacities and chunks, with items of one size.
+    """Measure the throughput of stock and of pipecap connections over capacities and chunks, with items of one kind.
 
-    `item` is pickled bytes, as an int or as "256K"; any other object is pickled to learn its size. Two processes of our
-    own move items through a scratch pipe, free to run where the kernel puts them and pinned to a CPU each. By default
-    `capacities` are the powers of two from a page to fs.pipe-max-size, `chunks` from 4 KiB to 64 KiB and the whole
-    item. All takes about `seconds`; large items may take longer, and then fewer cells are measured (`left_out` tells).
-    Every cell is measured `rounds` times (by default 5 to 15, whatever the time is enough for), the best ones three
-    times as often. `progress` is called with measurements done and their total. Beside all this, it does once what
-    headroom() does.
+    `item` is pickled bytes, as an int or as "256K"; or an object such as you put, an array, say: then pickling is part
+    of it, and pipecap's leaves arrays where they are. Two processes of our own move items through a scratch pipe, free
+    to run where the kernel puts them and pinned to a CPU each. By default `capacities` are the powers of two from a
+    page to fs.pipe-max-size, `chunks` from 4 KiB to 64 KiB and the whole item. All takes about `seconds`; large items
+    may take longer, and then fewer cells are measured (`left_out` tells). Every cell is measured `rounds` times (by
+    default 5 to 15, whatever the time is enough for), the best ones three times as often. `progress` is called with
+    measurements done and their total. Beside all this, it does once what headroom() does.
 
     Raises InvalidSize, NotPicklable, NoScratchPipe, ResizeRefused where the default capacity is lost to others amid the
-    sweep, Unsupported where no process can be started or one was killed.
+    sweep, Unsupported where no process can be started, one was killed, or one cannot import the object's class.
     """
-    size = _item_size(item)
+    size, pickled = _measured(item)
     if not 0 < seconds < math.inf:
         raise ValueError("seconds is a number above 0")
     if rounds is not None and rounds < 1:
@@ -116,12 +122,12 @@ def tune(
     frame = fit(size, capacity=default).frame
     grid = Grid(frame, default, tuple(granted), None if chunks is None else tuple(map(_chunk, _several(chunks))))
     cpus, why = _two_cpus()
-    with Stopwatch(size, cpus) as stopwatch:
+    with Stopwatch(size if pickled is None else pickled, cpus) as stopwatch:
         if cpus is None or stopwatch.pin_error:
             cpus, why = None, why or stopwatch.pin_error
             left_out.append(LeftOut("placement", None, f"pinned: {why}"))
         placements = (FREE,) if cpus is None else (FREE, PINNED)
-        item_seconds = _item_seconds(stopwatch, default)
+        item_seconds = _item_seconds(stopwatch, default, usual_chunk(frame))
         settings, rounds, coarse = grid.within(
             seconds, item_seconds, len(placements), rounds, thin_capacities=capacities is None
         )
@@ -131,10 +137,11 @@ def tune(
     left_out += [LeftOut("capacity", capacity, why) for capacity, why in sorted(run.lost.items())]
     return Sweep(
         item=size,
+        kind=None if pickled is None else _type_name(item),
         frame=frame,
         page_size=PAGE_SIZE,
         default_capacity=default,
-        default_chunk=CHUNK,
+        default_chunk=usual_chunk(frame),
         placements=placements,
         cpus=cpus,
         rounds=rounds,
@@ -149,8 +156,15 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
-def _item_size(item: object) -> int:
-    size = parse_size(item, least=1) if type(item) is int or isinstance(item, str) else pickled_size(item)
+def _measured(item: object) -> tuple[int, bytes | None]:
+    """Give the pickled bytes of an item; and, of an object, a pickle to make it from again."""
+    pickled = None
+    if type(item) is int or isinstance(item, str):
+        size = parse_size(item, least=1)
+    elif item is None:
+        size = pickled_size(item)
+    else:
+        size, pickled = size_of(_pickled(encoded, item)), _pickled(pickle.dumps, item)
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
     if size > memory // _COPIES:
         raise InvalidSize(
@@ -158,7 +172,19 @@ def _item_size(item: object) -> int:
             f"the sweep holds up to {_COPIES} copies of an item, and this host has {memory:,} bytes of memory",
             hint="above some MiB the size hardly matters any more: try 64M",
         )
-    return size
+    return size, pickled
+
+
+def _pickled(pickler: Callable[[object], Pickled], item: object) -> Pickled:
+    try:
+        return pickler(item)
+    except Exception as error:  # pickling runs the object's own code, which may raise anything
+        raise NotPicklable(type(item).__name__, error) from error
+
+
+def _type_name(item: object) -> str:
+    cls = type(item)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _several(sizes: Iterable[int | str]) -> Iterable[int | str]:
@@ -214,14 +240,14 @@ def _two_cpus() -> tuple[tuple[int, int] | None, str]:
     return (cpus[0], cpus[1]), ""
 
 
-def _item_seconds(stopwatch: Stopwatch, default: int) -> float:
+def _item_seconds(stopwatch: Stopwatch, default: int, chunk: int) -> float:
     """Time one item with the default settings, warm: what the slower side takes."""
 
     def once(setting: Setting) -> float:
         items, nanoseconds = stopwatch.time(setting, pinned=False, seconds=0)
         return nanoseconds / items / 1e9
 
-    sides = Setting(STOCK, default, None), Setting(PIPECAP, default, CHUNK)
+    sides = Setting(STOCK, default, None), Setting(PIPECAP, default, chunk)
     return max(min(once(setting) for _ in range(3)) for setting in sides)
 
 
