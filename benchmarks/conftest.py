@@ -173,33 +173,37 @@ class Contest:
         raw: int = 0,
     ) -> None:
         """Let all move `item` in turns, a bare pipe in C `raw` bytes, if any; `aims` by name of the peer."""
-        faulthandler.cancel_dump_traceback_later()
-        real = self.benchmark.enabled
         sides: list[Sides] = []
-        theirs: list[list[float]] = []
-        mine: list[list[float]] = []
         with ExitStack() as stack:
             if raw and self.program:
-                sides.append(raw_pipe(self.program, raw, placement, trial=TRIAL if real else 0))
+                sides.append(raw_pipe(self.program, raw, placement, trial=TRIAL if self.benchmark.enabled else 0))
             absent = missing()
             for contender in (*peers, ours):
                 if contender.name not in absent:
                     sides.append(Processes(contender, item, placement, producers))
                     stack.callback(sides[-1].close)
-            counts = [items_in(TURN, one) for one in sides] if real else [4] * len(sides)
-            self.benchmark.pedantic(  # type: ignore[no-untyped-call] # as above
-                lambda: mine.append(in_turns(sides[-1:], counts[-1:])),
-                setup=lambda: theirs.append(in_turns(sides[:-1], counts[:-1])),
-                rounds=ROUNDS,
-                warmup_rounds=1,
-            )
+            self.between(what, sides, str(placement), aims)
+
+    def between(self, what: str, sides: Sequence[Sides], placement: str, aims: Mapping[str, float | None]) -> None:
+        """Let these have their turns, ours last."""
+        faulthandler.cancel_dump_traceback_later()
+        real = self.benchmark.enabled
+        theirs: list[list[float]] = []
+        mine: list[list[float]] = []
+        counts = [items_in(TURN, one) for one in sides] if real else [4] * len(sides)
+        self.benchmark.pedantic(  # type: ignore[no-untyped-call] # as above
+            lambda: mine.append(in_turns(sides[-1:], counts[-1:])),
+            setup=lambda: theirs.append(in_turns(sides[:-1], counts[:-1])),
+            rounds=ROUNDS,
+            warmup_rounds=1,
+        )
         if real:
             self._note(what, placement, sides, [[*a, *b] for a, b in zip(theirs, mine, strict=True)][1:], aims)
 
     def _note(
         self,
         what: str,
-        placement: Placement,
+        placement: str,
         sides: Sequence[Sides],
         rounds: list[list[float]],
         aims: Mapping[str, float | None],
@@ -211,7 +215,7 @@ class Contest:
             ratios = [theirs / mine for theirs, mine in zip(times[peer], times[ours], strict=True)]
             low, speed, high = quantiles(ratios, n=4)
             scores[peer] = Score(low, speed, high, aims.get(peer))
-        result = Result(what, str(placement), scores)
+        result = Result(what, placement, scores)
         self.results.append(result)
         self.benchmark.extra_info.update(
             asdict(result), seconds_per_item={name: median(turns) for name, turns in times.items()}

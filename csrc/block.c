@@ -9,7 +9,7 @@
 #define PAGE ((size_t)4096)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define MAPPED ((size_t)1 << 20) /* from here on; below, malloc keeps memory warm, and the kernel's mappings are few */
-#define MOST_KEPT 8
+#define MOST_KEPT 64
 #define MOST_KEPT_BYTES ((size_t)64 << 20)
 
 /* In front of the data. A payload begins 4 bytes into that, and so on a cache line. */
