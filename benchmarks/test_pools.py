@@ -52,7 +52,8 @@ def map_echo(pool: Any, count: int) -> Iterable[Any]:
 
 def executor_arrays(executor: Any, count: int) -> Iterable[Any]:
     """Return arrays through an executor."""
-    return executor.map(made, [MIB] * count)
+    results: Iterable[Any] = executor.map(made, [MIB] * count)
+    return results
 
 
 @dataclass(frozen=True, slots=True)

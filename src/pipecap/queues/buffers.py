@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ LONGEST = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
 
 # Buffers up to this stay warm for the next frame. A fresh one costs a page fault for each of its pages.
 KEPT_BYTES = 16 << 20
-_KEPT_BUFFERS = 2
 
 
 class Outgoing:
@@ -86,7 +86,7 @@ class Frames:
         return [view[begin - HEADER : begin - HEADER + size] for begin, size in zip(begins, sizes, strict=True)]
 
 
-spare: list[Frames] = []
+spare: deque[Frames] = deque(maxlen=2)  # not a list, which gives its memory back each time it is empty
 
 
 def take() -> Frames:
@@ -99,5 +99,5 @@ def take() -> Frames:
 
 def give(frames: Frames) -> None:
     """Put a buffer back for the next frame, after its payload was used."""
-    if frames.room <= KEPT_BYTES and not spare[_KEPT_BUFFERS - 1 :]:
-        spare[:0] = [frames]
+    if frames.room <= KEPT_BYTES:
+        spare.append(frames)

@@ -15,10 +15,22 @@ _NOT_CALLED = {
     "_feed": "the feeder thread of a pipecap queue runs in C",
     "_on_queue_feeder_error": "put() itself raises NotPicklable",
 }
-_INSTEAD = {
-    "_notempty": "put() wakes the feeder; qsize() counts what waits, close(discard=True) drops it",
-    "_sem": "qsize() and full() say what a queue has room for; get() gives a place back",
-}
+
+
+class _Missing:
+    """A name that a pipecap queue does not have; the AttributeError says what to use.
+
+    Not by __getattr__: with that, every attribute of a queue takes Python twice as long to find.
+    """
+
+    def __init__(self, instead: str) -> None:
+        self._instead = instead
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, queue: object, owner: type) -> Any:
+        raise AttributeError(f"a pipecap queue has no {self._name}: {self._instead}", name=self._name, obj=queue)
 
 
 class _Waiting:
@@ -61,9 +73,5 @@ class StockNames:
     def _close(self) -> Any:
         return self._finish if self._feeder.thread is not None else None
 
-    if not TYPE_CHECKING:  # which would take any name for an attribute
-
-        def __getattr__(self, name: str) -> Any:
-            if name in _INSTEAD:
-                raise AttributeError(f"a pipecap queue has no {name}: {_INSTEAD[name]}", name=name, obj=self)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+    _notempty = _Missing("put() wakes the feeder; qsize() counts what waits, close(discard=True) drops it")
+    _sem = _Missing("qsize() and full() say what a queue has room for; get() gives a place back")

@@ -9,7 +9,9 @@ from __future__ import annotations
 import copyreg
 import pickle
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from operator import methodcaller
 from typing import Any, TypeAlias
@@ -37,10 +39,10 @@ _PADDING = bytes(_ALIGNED)
 loads = pickle.loads
 
 
-class _Pieces(list):  # type: ignore[type-arg] # of Buffer
-    """What a pickler writes, uncopied."""
+class _Pieces(deque):  # type: ignore[type-arg] # of Buffer
+    """What a pickler writes, uncopied. Not a list, which gives its memory back each time it is empty."""
 
-    write = list.append
+    write = deque.append
 
 
 def _registered() -> int:
@@ -90,10 +92,11 @@ class _Buffers(list):  # type: ignore[type-arg] # of memoryview
         return False
 
 
-class _Picklers(list):  # type: ignore[type-arg] # of tuples: dump, clear_memo, what it writes, what it leaves out
+class _Picklers(deque):  # type: ignore[type-arg] # of tuples: dump, clear_memo, what it writes, what it leaves out
     """Warm picklers; one is taken out while in use, since pickling may run user code that comes here again."""
 
     def __init__(self, protocol: int | None) -> None:
+        super().__init__()
         self._protocol = protocol
         self.reducers = _Reducers(protocol)
 
@@ -125,7 +128,7 @@ def _encoder(picklers: _Picklers) -> Callable[[object], Payload]:
             size = len(payload)
         else:
             payload = _payload_of(pieces, buffers)
-            size = sum(map(len, pieces[::2]))  # a large bytes object is every other one
+            size = sum(map(len, islice(pieces, 0, None, 2)))  # a large bytes object is every other one
             pieces.clear()
             buffers.clear()
         if size < _KEPT_PICKLE:
@@ -187,7 +190,7 @@ def _bad_buffers(payload: memoryview) -> BadFrame:
     return BadFrame(f"a message of {payload.nbytes:,} bytes has no valid list of buffers")
 
 
-def _lasting(pieces: list[Any]) -> list[bytes] | Borrowed:
+def _lasting(pieces: Iterable[Any]) -> list[bytes] | Borrowed:
     """Copy what lasts only as long as the pickler writes, views of a string's memory, say; keep bytearrays in place.
 
     Raises RuntimeError where one has another size by now than the pickle says: in the 8 bytes before it.

@@ -66,8 +66,9 @@ class Receiver:
         if size < 0:
             raise _no_item(frames, size)
         # As buffers.give(), without a call: in any call a signal handler may raise, and the item would be lost.
-        if frames.room <= KEPT_BYTES and not spare[1:]:
-            spare[:0] = [frames]
+        if frames.room <= KEPT_BYTES:
+            kept = spare
+            kept += (frames,)
         return item
 
     def get_many(self, deadline: int, max_items: int) -> list[Any]:
@@ -90,8 +91,9 @@ class Receiver:
             raise
         if size < 0:
             raise _no_item(frames, size)
-        if frames.room <= KEPT_BYTES and not spare[1:]:  # as in get()
-            spare[:0] = [frames]
+        if frames.room <= KEPT_BYTES:  # as in get()
+            kept = spare
+            kept += (frames,)
         return items
 
     def _return_unused(self, frames: Frames, error: BaseException, use: Callable[[memoryview], Any]) -> None:
