@@ -124,7 +124,7 @@ static ssize_t write_item(struct pipecap_sender *sender, int fd, struct pipecap_
             whole = *more;
             pipecap_move_on(&whole, limit - gather.size, whole.published, &gather);
         }
-        store(&shared->writer_busy, 1);
+        store(&shared->writer_busy, gather.size < INT_MAX ? (uint32_t)gather.size : INT_MAX);
     } else {
         pipecap_move_on(&next, limit, next.frame_count, &gather);
     }

@@ -156,8 +156,6 @@ struct salvage {
 /* After the death of both sides inside a system call: drop what is in the pipe but for the whole frames, where they
  * can be known: 1, or 0 and the pipe is empty. As owner of both locks. */
 int pipecap_salvage(struct pipecap_shared *shared, int fd, struct salvage *found);
-int pipecap_find_whole_frames(
-    struct pipecap_shared *shared, const uint8_t *data, uint64_t count, struct salvage *found);
 
 /* ---- counters.c ---- */
 

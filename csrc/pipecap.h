@@ -119,7 +119,7 @@ struct pipecap_place {
 struct pipecap_shared {
     /* A cache line of the writer's, */
     uint32_t writing;        /* lock: 0, or the owner's index, or'ed with PIPECAP_WAITERS */
-    uint32_t writer_busy;    /* its owner is in a system call that moves bytes */
+    uint32_t writer_busy;    /* bytes that the system call moves at most in which its owner is; 0: in none */
     uint64_t written;        /* bytes that went into the pipe */
     uint64_t batch_begin;    /* the frames under way, or the last ones: where they begin, */
     uint64_t batch_end;      /* ... where they end, */

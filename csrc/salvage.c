@@ -79,14 +79,11 @@ static int follow(struct attempt *attempt, struct salvage *found)
     return 1;
 }
 
-int pipecap_find_whole_frames(
-    struct pipecap_shared *shared, const uint8_t *data, uint64_t count, struct salvage *found)
+static int find_whole_frames(
+    struct pipecap_shared *shared, const uint8_t *data, uint64_t count, uint64_t most, struct salvage *found)
 {
-    uint64_t most = shared->batch_end - shared->written;
     int fits = 0;
 
-    if (most > PIPECAP_CHUNK)
-        most = PIPECAP_CHUNK; /* of one write(2) */
     for (uint64_t moved = 0; moved <= most; moved++) {
         struct attempt attempt = {shared, data, count, shared->written + moved - count, 0};
         struct salvage now;
@@ -126,14 +123,17 @@ static int write_back(int fd, const uint8_t *data, uint64_t count)
 
 int pipecap_salvage(struct pipecap_shared *shared, int fd, struct salvage *found)
 {
-    int64_t count = pipecap_unread(fd);
+    int64_t count = pipecap_unread(fd), capacity = pipecap_capacity(fd);
+    uint64_t most = load(&shared->writer_busy); /* of the dead writer's last system call */
     uint8_t *data = count > 0 ? malloc((size_t)count) : NULL;
     char dropped[4096];
     int kept = 0;
 
+    if (capacity >= 0 && most > (uint64_t)capacity)
+        most = (uint64_t)capacity;
     *found = (struct salvage){0};
     if (data && read(fd, data, (size_t)count) == count)
-        kept = pipecap_find_whole_frames(shared, data, (uint64_t)count, found) && found->frames;
+        kept = find_whole_frames(shared, data, (uint64_t)count, most, found) && found->frames;
     while (pipecap_unread(fd) > 0 && read(fd, dropped, sizeof dropped) > 0)
         ;
     kept = kept && write_back(fd, data + found->from, found->to - found->from);

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from children import Thread, and_stay, ended, finish, forked, get, put, stop, wait_until
 from scenes import DEADLINE, wait_until_asleep_in, wait_until_blocked
+from wire import frame
 
 import pipecap
 from pipecap.kernel.limits import PAGE_SIZE
@@ -182,6 +183,59 @@ def test_a_queue_closed_amid_an_item_costs_the_other_readers_that_item(wrap: Cal
         assert reader.result() == items[1:]
     os.close(go_on)
     os.close(tell)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [5_000, 60_000])
+@pytest.mark.parametrize("written", ["nothing", "a part", "all"])
+def test_of_both_sides_dead_in_a_system_call_the_whole_items_stay(kind: str, size: int, written: str) -> None:
+    """Neither knows how far the other came. The first item is lost, in part with the reader, and what is not whole."""
+    queue = getattr(pipecap.get_context("fork", capacity="1M"), kind)()
+    items = [os.urandom(size) for _ in range(8)]
+    for item in items[:-1]:
+        queue.put(item)
+    words = queue._shared.struct
+    last = frame(pickle.dumps(items[-1], 5))
+
+    def die_writing() -> None:
+        assert queue._wlock.acquire()
+        words.batch_begin = words.written
+        words.batch_end = words.written + len(last)
+        words.batch_put += 1
+        if kind != "SimpleQueue":
+            words.credits -= 1
+        words.writer_busy = len(last)
+        os.write(queue._writer.fileno(), last[: {"nothing": 0, "a part": size // 2, "all": len(last)}[written]])
+        os._exit(0)
+
+    def die_reading() -> None:
+        assert queue._rlock.acquire()
+        words.reader_busy = 1
+        place = words.places[words.turn & 1]
+        place.bytes[0:3000] = os.read(queue._reader.fileno(), 3_000)
+        os._exit(0)
+
+    for die in (die_writing, die_reading):
+        dead = fork.Process(target=die)
+        dead.start()
+        assert ended(dead) == 0
+    left = items[1:] if written == "all" else items[1:-1]
+    got: list[object] = []
+    lost = 0
+    while len(got) < len(left):
+        try:
+            got.append(get(queue))
+        except pipecap.LostItem as error:
+            lost += error.count
+    assert got == left
+    while lost + len(got) < len(items):
+        with pytest.raises(pipecap.LostItem) as caught:
+            get(queue)
+        lost += caught.value.count
+    assert queue.empty()
+    queue.put("on it goes")
+    assert get(queue) == "on it goes"
+    finish(queue)
 
 
 def test_credits_of_a_killed_producer_come_back() -> None:
