@@ -79,12 +79,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """What ours and the stock queue hold at their peak, in items; and how many more ours may."""
+    """What ours and the stock queue hold at their peak, in items; and how many ours may."""
 
     what: str
     ours: float
     stock: float
-    most_more: float
+    most: float
 
 
 ROWS = pytest.StashKey[list[Row]]()
@@ -311,9 +311,9 @@ def _peaks(peaks: list[Peak]) -> Table:
         [
             (
                 peak.what,
-                f"{peak.ours:.2f}{' missed' if peak.ours > peak.stock + peak.most_more else ''}",
+                f"{peak.ours:.2f}{' missed' if peak.ours > peak.most else ''}",
                 f"{peak.stock:.2f}",
-                f"{peak.stock + peak.most_more:.2f}",
+                f"{peak.most:.2f}",
             )
             for peak in peaks
         ],

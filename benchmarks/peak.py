@@ -1,7 +1,7 @@
-"""Print the peak memory of a producer and of a consumer, bytes above what they began with: `peak.py KIND SIZE COUNT`.
+"""Print the peak memory of producer and consumer, bytes above what they began with: `peak.py QUEUE KIND SIZE COUNT`.
 
-KIND is stock or ours. A program of its own, for both to be forked from a fresh interpreter that has loaded no more than
-the queue. The producer puts the same item of SIZE bytes COUNT times without waiting.
+QUEUE is stock or ours, KIND bytes or array. A program of its own, for both to be forked from a fresh interpreter that
+has loaded no more than it needs. The producer puts the same item of SIZE bytes COUNT times without waiting.
 """
 
 import importlib
@@ -22,10 +22,17 @@ def peak() -> int:
     return int(match[1]) << 10
 
 
-def produce(answer: Any, queue: Any, size: int, count: int) -> None:
+def made(kind: str, size: int) -> Any:
+    """Make an item, all of whose memory is there."""
+    if kind == "bytes":
+        return bytes(1) * size
+    return importlib.import_module("numpy").ones(size, "uint8")
+
+
+def produce(answer: Any, queue: Any, kind: str, size: int, count: int) -> None:
     """Put, and end only when all is sent."""
     before = peak()
-    item = bytes(1) * size
+    item = made(kind, size)
     for _ in range(count):
         queue.put(item)
     queue.close()
@@ -33,7 +40,7 @@ def produce(answer: Any, queue: Any, size: int, count: int) -> None:
     answer.send(peak() - before)
 
 
-def consume(answer: Any, queue: Any, size: int, count: int) -> None:
+def consume(answer: Any, queue: Any, kind: str, size: int, count: int) -> None:
     """Get, each item kept until the next has come."""
     before = peak()
     for _ in range(count):
@@ -42,24 +49,25 @@ def consume(answer: Any, queue: Any, size: int, count: int) -> None:
     answer.send(peak() - before)
 
 
-def main(kind: str, size: int, count: int) -> None:
+def main(name: str, kind: str, size: int, count: int) -> None:
     """Let the two do their work, at the same time."""
-    context = importlib.import_module(MODULES[kind]).get_context("fork")
+    context = importlib.import_module(MODULES[name]).get_context("fork")
+    made(kind, 1)
     queue = context.Queue()
     peaks = {}
     sides = []
     for side in (produce, consume):
         reader, writer = context.Pipe(duplex=False)
-        process = context.Process(target=side, args=(writer, queue, size, count), daemon=True)
+        process = context.Process(target=side, args=(writer, queue, kind, size, count), daemon=True)
         process.start()
         sides.append((side.__name__, reader, process))
-    for name, reader, process in sides:
+    for side_name, reader, process in sides:
         if not reader.poll(30):
-            raise TimeoutError(f"{name}: hung")
-        peaks[name] = reader.recv()
+            raise TimeoutError(f"{side_name}: hung")
+        peaks[side_name] = reader.recv()
         process.join()
     sys.stdout.write(json.dumps(peaks))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
