@@ -3,13 +3,13 @@
 #define _GNU_SOURCE
 #include "internal.h"
 
-/* Return how many frames of an item, counted from its first, a batch of *size bytes takes besides: whole ones, up to
- * one write of small ones. */
+/* Return how many frames of an item, counted from its first, a batch of *size bytes takes besides: one of any size, or
+ * several small ones, up to one write. However large that may be: what is in a batch cannot be dropped any more. */
 static size_t batch_of(const struct pipecap_item *item, size_t chunk, size_t *size)
 {
     size_t frames = item->published;
 
-    if (!chunk)
+    if (!chunk || chunk > PIPECAP_CHUNK)
         chunk = PIPECAP_CHUNK;
     while (frames < item->frame_count && (!*size || *size + frame_size(item->payloads[frames]) <= chunk))
         *size += frame_size(item->payloads[frames++]);

@@ -115,14 +115,10 @@ static ssize_t write_item(struct pipecap_sender *sender, int fd, struct pipecap_
             next.published = item->published;
         }
         pipecap_move_on(&next, limit, next.published, &gather);
-        for (const struct pipecap_item *more = item; more->published == more->frame_count && gather.size < limit;) {
-            struct pipecap_item whole;
-
-            more = more->next;
-            if (!more || more->published == more->frame)
-                break;
-            whole = *more;
-            pipecap_move_on(&whole, limit - gather.size, whole.published, &gather);
+        /* Where all of an item is gathered. */
+        while (next.frame == next.frame_count && next.next && next.next->published > next.next->frame) {
+            next = *next.next;
+            pipecap_move_on(&next, limit - gather.size, next.published, &gather);
         }
         store(&shared->writer_busy, gather.size < INT_MAX ? (uint32_t)gather.size : INT_MAX);
     } else {

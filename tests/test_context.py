@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,29 @@ def test_a_chunk_is_the_most_of_one_write(kind: str, chunk: int | str, size: int
     assert count <= writes() - before <= count + 1  # a first one may be a little shorter
     assert queue.get() == bytes(size)
     queue.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk", ["auto", 1000, "12K", "32K", "1T"])
+def test_items_of_all_sizes_come_out_whatever_the_chunk(kind: str, chunk: int | str) -> None:
+    """Also those that waited in line, many of which go out in one write."""
+    queue = getattr(pipecap.get_context("fork", capacity="64K", chunk=chunk), kind)()
+    items = (
+        [(i, "x" * (i * 97 % 3000)) for i in range(600)] + [(i, b"y" * 90_000) for i in range(600, 605)] + [7] * 5000
+    )
+    process = fork.Process(target=lambda: [queue.put(item) for item in items])
+    process.start()
+    time.sleep(0.2)
+    assert [queue.get() for _ in items] == items
+    process.join()
+    if kind != "SimpleQueue":
+        for _ in range(20):
+            queue.put(b"z" * 100_000)
+        left = 20 - queue.close(discard=True).items
+        assert left <= 3
+        for _ in range(left):
+            assert len(pickle.loads(queue._reader.recv_bytes())) == 100_000
+        queue.join_thread()
 
 
 def test_bad_settings_are_refused() -> None:
