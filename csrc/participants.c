@@ -103,25 +103,39 @@ int pipecap_is_alive(struct pipecap_member *member, uint32_t index)
     return !entry->start_time || !started || entry->start_time == started;
 }
 
-/* Take the memory through a description of this process's own: one that came by fork or by a message is another one's,
- * and would keep that one alive. */
-static void own_description(struct pipecap_member *member)
+/* Another description of the same memory, or -1 without /proc. */
+static int reopen(int fd)
 {
     char path[32];
-    int fd;
 
-    if (member->fd < 0)
-        return;
-    snprintf(path, sizeof path, "/proc/self/fd/%d", member->fd);
-    fd = open(path, O_RDWR | O_CLOEXEC);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
+/* A lock is held as long as its description is open anywhere. So it is taken on one that is this process's own: one
+ * that came by fork or by a message is another one's, and one that memory is mapped through stays open in each child. */
+static int own_description(struct pipecap_member *member)
+{
+    int own = reopen(member->fd);
+
+    if (own == -1) {
+        member->can_lock = 0;
+        return 0;
+    }
     close(member->fd);
-    member->fd = fd;
+    member->fd = own;
+    return 1;
 }
 
 int pipecap_member_open(struct pipecap_member *member, int fd, uint32_t maxsize)
 {
     void *memory;
+    int own = maxsize ? -1 : reopen(fd), error;
 
+    if (own != -1) {
+        close(fd);
+        fd = own;
+    }
     if (maxsize && ftruncate(fd, sizeof *member->shared) == -1)
         goto failed;
     memory = mmap(NULL, sizeof *member->shared, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -132,14 +146,13 @@ int pipecap_member_open(struct pipecap_member *member, int fd, uint32_t maxsize)
     if (maxsize) {
         member->shared->maxsize = member->shared->credits = maxsize;
         member->shared->places[0].limit = member->shared->places[1].limit = PIPECAP_BLOCK;
-    } else {
-        own_description(member);
     }
+    own_description(member);
     return 0;
 failed:
-    maxsize = (uint32_t)errno;
+    error = errno;
     close(fd);
-    return -(int)maxsize;
+    return -error;
 }
 
 void pipecap_member_close(struct pipecap_member *member)
@@ -162,7 +175,10 @@ void pipecap_member_forked(struct pipecap_member *member)
     member->audited = 0;
     member->pid = (uint32_t)getpid();
     member->namespace_ = namespace_of_pids();
-    own_description(member);
+    if (!own_description(member) && member->fd >= 0) { /* the parent's, which would seem alive as long as this one is */
+        close(member->fd);
+        member->fd = -1;
+    }
 }
 
 static int owns_a_lock(const struct pipecap_shared *shared, uint32_t index)
@@ -246,6 +262,8 @@ int pipecap_participate(struct pipecap_member *member)
     struct pipecap_shared *shared = member->shared;
     int result;
 
+    if (!shared) /* the garbage collector was here before the caller, who is garbage, too */
+        return -EBADF;
     if (member->index)
         return 0;
     result = pipecap_mutex_lock(&member->mutex, WITHOUT_LIMIT);

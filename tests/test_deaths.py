@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,6 +186,38 @@ def test_a_queue_closed_amid_an_item_costs_the_other_readers_that_item(wrap: Cal
         assert reader.result() == items[1:]
     os.close(go_on)
     os.close(tell)
+
+
+MAKER = """
+import os, sys, threading, time, pipecap
+def read(queue):
+    try:
+        queue.get()
+    except OSError as error:
+        print(type(error).__name__, flush=True)
+if __name__ == "__main__":
+    ctx = pipecap.get_context(sys.argv[1])
+    queue = getattr(ctx, sys.argv[2])()
+    for _ in range(2):
+        ctx.Process(target=read, args=(queue,)).start()
+    while sum(each["alive"] for each in queue.debug_state()["participants"]) < 1 + (sys.argv[1] == "fork"):
+        time.sleep(0.01)
+    threading.Timer(0.3, os.abort).start()
+    queue.put(bytes(1_000_000_000))
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_maker_of_a_queue_may_die_like_any_other(kind: str, method: str, tmp_path: Path) -> None:
+    """Its children have the memory mapped that it had: that must not keep it alive in their eyes."""
+    (tmp_path / "program.py").write_text(MAKER)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "program.py", method, kind], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"TruncatedItem\n"
+        assert program.wait() == -signal.SIGABRT
 
 
 @pytest.mark.parametrize("kind", KINDS)

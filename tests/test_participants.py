@@ -249,7 +249,7 @@ def test_a_zombie_is_told_dead_without_descriptors(queue: Any) -> None:
 
 def test_a_child_forked_without_a_free_descriptor_uses_the_queue_all_the_same(queue: Any) -> None:
     def fork_one() -> int:
-        without_descriptors()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         pid = os.fork()
         if not pid:
             queue.put(queue.get() + 1)
