@@ -293,6 +293,8 @@ void pipecap_discard(struct pipecap_sender *sender, struct pipecap_line *dropped
 
 void pipecap_sender_closed(struct pipecap_sender *sender)
 {
+    if (sender->member && !sender->member->shared)
+        return; /* garbage: others find that this process does not hold its locks any more */
     if (!pipecap_start_driving(sender))
         return; /* a thread is at work, and finds the end closed */
     pipecap_fail_line(sender, -EBADF);

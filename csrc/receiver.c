@@ -18,7 +18,7 @@ int64_t pipecap_error_owed(struct pipecap_shared *shared)
 
 static void release(struct pipecap_receiver *receiver)
 {
-    if (receiver->locked && !receiver->member->read_locked_by_user)
+    if (receiver->locked && receiver->member->shared && !receiver->member->read_locked_by_user)
         pipecap_unlock(receiver->member, READING);
     receiver->locked = 0;
 }
