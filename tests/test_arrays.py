@@ -80,6 +80,14 @@ def test_an_array_comes_out_as_it_was(kind: str, name: str) -> None:
     finish(queue)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_broadcast_array_comes_out_writable_without_a_warning() -> None:
+    queue = fork.Queue()
+    received = through(queue, np.broadcast_arrays(np.ones((1, 5)), np.ones(5))[1])
+    received[:] = 2
+    finish(queue)
+
+
 @kinds
 def test_a_dict_of_arrays_comes_out_as_it_was(kind: str) -> None:
     queue = getattr(fork, kind)()

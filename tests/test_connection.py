@@ -26,6 +26,7 @@ from multiprocessing import connection, resource_sharer
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from children import DEADLINE, Thread, and_stay, forked, place, state, wait_until, wait_until_in
 from hypothesis import given
@@ -1346,3 +1347,13 @@ def test_an_elastic_pipe_takes_small_messages_without_waiting_as_long_as_it_may_
         for number in range(40):
             writer.send_bytes(noise(4092, number))
         assert [reader.recv_bytes() for _ in range(40)] == [noise(4092, number) for number in range(40)]
+
+
+@pytest.mark.parametrize("make", [two_way, lambda: one_way("auto")[::-1]], ids=["duplex", "one way"])
+def test_arrays_are_sent_as_by_the_standard_library(make: Callable[[], tuple[Connection, Connection]]) -> None:
+    """To whoever reads: without buffers of pipecap's own."""
+    writer, reader = make()
+    with reader, writer:
+        for item in (np.arange(5), np.zeros((3, 4), order="F"), np.arange(9)[::2]):
+            writer.send({"item": item})
+            assert (reader.recv()["item"] == item).all()

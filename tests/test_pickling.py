@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import enum
 import gc
 import pickle
 import weakref
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipecap import NotPicklable
 from pipecap.queues import pickling
-from pipecap.queues.pickling import pickle_all, pickled, refusal, size_of
+from pipecap.queues.pickling import encoded, pickle_all, pickled, refusal, size_of
 
 MIB = 1 << 20
 
@@ -95,6 +96,48 @@ def test_a_reducer_registered_after_the_first_pickle_is_used(table: str) -> None
     finally:
         vars(ForkingPickler)["_extra_reducers"].pop(Point, None)  # there is no other way back
         copyreg.dispatch_table.pop(Point, None)
+
+
+@pytest.mark.parametrize("pickler", [pickled, encoded])
+def test_nothing_is_remembered_of_a_class(pickler: Callable[[object], Any]) -> None:
+    class Local:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _point, (3,)
+
+    assert pickle.loads(joined(pickler(Local()))).x == 3
+    copyreg.pickle(Point, _reduced)
+    try:
+        pickler(Point(1))
+        del copyreg.dispatch_table[Point]
+        copyreg.pickle(Local, lambda _: (_point, (4,)))  # type: ignore[arg-type, return-value]
+        assert pickle.loads(joined(pickler(Local()))).x == 4
+        assert pickle.loads(joined(pickler(Point(1)))).x == 1
+    finally:
+        copyreg.dispatch_table.pop(Local, None)
+    gone = weakref.ref(Local)
+    del Local
+    gc.collect()
+    assert gone() is None
+
+
+class HidesReduceEx:
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__reduce_ex__":
+            raise AttributeError(name)
+        return object.__getattribute__(self, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _point, (5,)
+
+
+@pytest.mark.parametrize("pickler", [pickled, encoded])
+def test_an_object_reduces_itself_as_for_any_pickler(pickler: Callable[[object], Any]) -> None:
+    assert pickle.loads(joined(pickler(HidesReduceEx()))).x == 5
+    assert pickle.loads(joined(pickler([Shade.DARK, Shade, type, len]))) == [Shade.DARK, Shade, type, len]
+
+
+class Shade(enum.Enum):
+    DARK = 1
 
 
 class Raises:

@@ -36,6 +36,11 @@ _ALIGNED = 64
 _BUFFER = native.SMALL
 _PADDING = bytes(_ALIGNED)
 
+_registered_here: dict[type, Callable[[Any], Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+_registered_anywhere: dict[type, Callable[[Any], Any]] = copyreg.dispatch_table
+
+_plain: object = object.__getattribute__
+
 loads = pickle.loads
 
 
@@ -45,36 +50,25 @@ class _Pieces(deque):  # type: ignore[type-arg] # of Buffer
     write = deque.append
 
 
-def _registered() -> int:
-    return len(ForkingPickler._extra_reducers) + len(copyreg.dispatch_table)  # type: ignore[attr-defined]
-
-
 class _Reducers(dict[type, Callable[[Any], Any]]):
     """The reducers as they are now: ForkingPickler copies them when it is made, and ours are used for long.
 
-    What is kept here are the classes without one of their own, whose objects reduce themselves: a pickler then finds
-    that without a call of Python.
+    Nothing is kept here: a class may get a reducer of its own at any time.
     """
 
     def __init__(self, protocol: int | None) -> None:
-        self._protocol = pickle.DEFAULT_PROTOCOL if protocol is None else protocol
-        self._registered = 0
+        self._with_buffers = protocol is not None
+        self._by_itself = methodcaller("__reduce_ex__", protocol or pickle.DEFAULT_PROTOCOL)
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
-        for registered in (ForkingPickler._extra_reducers, copyreg.dispatch_table):  # type: ignore[attr-defined]
-            if cls in registered:
-                return registered[cls]
-        if issubclass(cls, type):
-            raise KeyError(cls)  # a class: pickled by its name
-        self._registered = _registered()
-        is_array = cls.__name__ == "ndarray" and cls.__module__ == "numpy"
-        self[cls] = reducer = _reduce_array if is_array else methodcaller("__reduce_ex__", self._protocol)
-        return reducer
-
-    def look(self) -> None:
-        """Forget all, where a class may have got a reducer of its own since."""
-        if self._registered != _registered():
-            self.clear()
+        reducer = _registered_here.get(cls) or _registered_anywhere.get(cls)
+        if reducer is not None:
+            return reducer
+        if self._with_buffers and cls.__name__ == "ndarray" and cls.__module__ == "numpy":
+            return _reduce_array
+        if cls.__getattribute__ is _plain and not issubclass(cls, type):
+            return self._by_itself  # as a pickler does that finds none, which takes longer here
+        raise KeyError(cls)
 
 
 class _Buffers(list):  # type: ignore[type-arg] # of memoryview
@@ -98,7 +92,7 @@ class _Picklers(deque):  # type: ignore[type-arg] # of tuples: dump, clear_memo,
     def __init__(self, protocol: int | None) -> None:
         super().__init__()
         self._protocol = protocol
-        self.reducers = _Reducers(protocol)
+        self._reducers = _Reducers(protocol)
 
     def new(self) -> tuple[Callable[[object], object], Callable[[], object], _Pieces, _Buffers]:
         """Make one more."""
@@ -107,16 +101,14 @@ class _Picklers(deque):  # type: ignore[type-arg] # of tuples: dump, clear_memo,
             pickler = ForkingPickler(pieces)
         else:
             pickler = ForkingPickler(pieces, self._protocol, True, buffers.take)
-        pickler.dispatch_table = self.reducers
+        pickler.dispatch_table = self._reducers
         return pickler.dump, pickler.clear_memo, pieces, buffers
 
 
 def _encoder(picklers: _Picklers) -> Callable[[object], Payload]:
-    pop, append, reducers = picklers.pop, picklers.append, picklers.reducers
+    pop, append = picklers.pop, picklers.append
 
     def encode(obj: object) -> Payload:
-        if reducers:
-            reducers.look()
         try:
             entry = pop()
         except IndexError:
@@ -213,17 +205,18 @@ def _reduce_array(array: Any) -> Any:
     The usual kinds by numpy.ndarray itself: numpy's own way takes twice as long, over a function and a dtype by name.
     """
     flags, dtype = array.flags, array.dtype
-    if not flags.writeable:
+    if not flags.forc:
         return array.__reduce__()
-    if flags.forc and dtype.isbuiltin == 1 and dtype.kind in "biufc":
-        order = "C" if flags.c_contiguous else "F"
-        return type(array), (array.shape, dtype.char, pickle.PickleBuffer(array), 0, None, order)
-    return array.__reduce_ex__(5)
+    if dtype.isbuiltin != 1 or dtype.kind not in "biufc":
+        return array.__reduce_ex__(5) if flags.writeable else array.__reduce__()
+    memory = pickle.PickleBuffer(array)
+    if memoryview(memory).readonly:
+        return array.__reduce__()
+    return type(array), (array.shape, dtype.char, memory, 0, None, "C" if flags.c_contiguous else "F")
 
 
 def pickle_all(objects: Iterable[object], payloads: list[Payload]) -> None:
     """Encode into `payloads`, one after the other; where it fails, as many are there as did not."""
-    _ours.reducers.look()
     try:
         entry = _ours.pop()
     except IndexError:
