@@ -197,6 +197,31 @@ def test_a_first_put_at_exit_is_sent(tmp_path: Path) -> None:
     assert run(AT_EXIT, tmp_path=tmp_path) == (0, "3000000 2000000 small\n", "")
 
 
+LATE_THREAD = """
+import sys, threading, time, pipecap
+def put(queue):
+    time.sleep(0.1)
+    queue.put("late")
+    queue.put(b"x" * 3_000_000)
+def child(queue):
+    threading.Thread(target=put, args=(queue,)).start()
+if __name__ == "__main__":
+    ctx = pipecap.get_context(sys.argv[2])
+    queue = getattr(ctx, sys.argv[1])()
+    process = ctx.Process(target=child, args=(queue,))
+    process.start()
+    print(queue.get(), len(queue.get()), queue.empty())
+    process.join()
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_thread_that_the_exit_waits_for_can_put(kind: str, method: str, tmp_path: Path) -> None:
+    """A child flushes its queues when its function returns, and waits for its threads afterwards."""
+    assert run(LATE_THREAD, kind, method, tmp_path=tmp_path) == (0, "late 3000000 True\n", "")
+
+
 LATE_MAIN = """
 import atexit, sys, multiprocessing, pipecap
 ctx = {ctx}
@@ -217,6 +242,49 @@ def test_a_put_at_the_end_is_as_quiet_as_with_the_stock_queue(kind: str, tmp_pat
     stock = run(LATE_MAIN.format(ctx="multiprocessing.get_context('fork')", kind=kind), tmp_path=tmp_path)
     assert ours == stock
     assert ours[2] == ""
+
+
+INTERRUPTED = """
+import gc, os, signal, sys, time, pipecap
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+class Keeps:
+    pass
+def leave(way, kind):
+    queue = getattr(pipecap.get_context("fork"), kind)()
+    item = b"x" * 5_000_000
+    keeps = Keeps()
+    keeps.queue, keeps.cycle = queue, keeps
+    if way == "get":
+        os.write(queue._writer.fileno(), len(item).to_bytes(4, "big") + item[:50_000])
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        queue.get() if way == "get" else queue.put(item)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        pass
+    return keeps
+left = leave(*sys.argv[1:3])
+if sys.argv[3] == "collected":
+    del left
+    gc.collect()
+    print("goes on")
+else:
+    os.close(1)
+    left.queue.cancel_join_thread() if hasattr(left.queue, "cancel_join_thread") else None
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["get", "put"])
+@pytest.mark.parametrize("end", ["collected", "exit"])
+def test_a_queue_that_was_interrupted_goes_quietly(way: str, kind: str, end: str, tmp_path: Path) -> None:
+    """The garbage collector may unmap its memory before it closes its ends, which still have a part of an item."""
+    if (way, end) == ("put", "collected") and kind != "SimpleQueue":
+        pytest.skip("its feeder thread has it, and goes on")
+    code, _, errors = run(INTERRUPTED, way, kind, end, tmp_path=tmp_path)
+    assert (code, errors) == (0, "")
 
 
 # As torch.utils.data.DataLoader: its iterator shuts its workers down when it goes, which may be at the very end.

@@ -44,7 +44,7 @@ class Feeder:
     def start(self) -> None:
         """See to it that the thread runs, where something waits. RuntimeError without threads.
 
-        At the exit of a Python 3.12, where no thread starts, what waits is left to finish().
+        At the exit of a Python 3.12, where no thread starts, the caller itself sends what waits.
         """
         if self.thread is not None or not self.sender.struct.items:
             return
@@ -58,15 +58,28 @@ class Feeder:
                 self.thread = self._join = None
             if not (isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)):
                 raise
+            if not self._join_cancelled and not self._discarded:
+                self._send_here()
 
-    def _feed(self, seconds: float | None = None) -> None:
+    def _send_here(self) -> None:
+        self.thread = threading.current_thread()
+        warn_at = None if self.exit_warning is None else time.monotonic() + self.exit_warning
+        try:
+            while self.sender.struct.items:
+                if native.feed(self.sender.struct) == 1:
+                    self._reap()
+                elif warn_at is not None and time.monotonic() > warn_at:
+                    warn_at = None
+                    self._warn()
+        finally:
+            self.thread = None
+        self._reap()
+
+    def _feed(self) -> None:
         me = threading.current_thread()
-        until = None if seconds is None else time.monotonic() + seconds
-        while self.thread is me and (result := native.feed(self.sender.struct)):  # a round takes 0.1 s at most
+        while self.thread is me and (result := native.feed(self.sender.struct)):
             if result == 1:
                 self._reap()
-            elif until is not None and time.monotonic() > until:
-                return
         if self.thread is not me:
             return
         self._reap()
@@ -89,19 +102,24 @@ class Feeder:
     # ---- the end ----
 
     def finish(self) -> None:
-        """Take no more; send what waits, then close both ends of the pipe in this process. Returns at once.
-
-        Only where no thread starts any more, it waits until all is sent.
-        """
+        """Take no more; send what waits, then close both ends of the pipe in this process. Returns at once."""
         self.is_finished = True
         native.sender_closing(self.sender.struct)
         if self.thread is None and self.sender.struct.items:
             self.start()  # an exception came between put() and this
-            if self.thread is None:
-                self.thread = threading.current_thread()
-                self._wait(self._feed)
         elif self.thread is None and self.sender.struct.used:
             self.close_ends()
+        elif self.thread is not None and self._join is None and not self._join_cancelled:
+            self._send_here()  # beside a daemon thread that is at it, and ends with the process
+
+    def is_waited_for(
+        self,
+        current: Callable[[], threading.Thread] = threading.current_thread,  # bound: at the exit modules are empty
+        main: Callable[[], threading.Thread] = threading.main_thread,
+    ) -> bool:
+        """Whether the exit of the process waits for this thread, after its queues were flushed."""
+        thread = current()
+        return not thread.daemon and thread is not main()
 
     def refuse(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Ignore a put at the exit of the process: a daemon thread that puts for ever leaves the CPU to the others."""
@@ -130,15 +148,14 @@ class Feeder:
         thread = thread_ref()
         if thread is None:
             return
-        feeder._wait(thread.join)
-
-    def _wait(self, wait: Callable[[float | None], None]) -> None:
-        """Wait until all is sent, for which `wait` takes seconds or None; not for long after a discard."""
-        if self._discarded:
-            wait(_LAST_WAIT)
+        if feeder._discarded:
+            thread.join(_LAST_WAIT)
             return
-        wait(self.exit_warning)
-        if self.sender.struct.items:
-            with suppress(Exception):  # without stderr, say: the wait matters more than its report
-                warn(self)
-            wait(None)
+        thread.join(feeder.exit_warning)
+        if thread.is_alive():
+            feeder._warn()
+            thread.join()
+
+    def _warn(self) -> None:
+        with suppress(Exception):  # without stderr, say: the wait matters more than its report
+            warn(self)

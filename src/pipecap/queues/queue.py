@@ -155,12 +155,13 @@ class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a
         """Put an item; raises Full, NotPicklable, ValueError when closed, BrokenPipeError when nobody can read.
 
         It does not wait for another process that is writing: the item then waits in this one for its feeder thread.
-        At the exit of the process, after its queues were flushed, it does nothing.
+        At the exit of the process, after its queues were flushed, it does nothing; but in a thread that the exit waits
+        for it waits until the item is in the pipe.
         """
         feeder = self._feeder
         if feeder.is_finished:
             self._check_open()
-            return feeder.refuse()
+            return self._put_late(obj)
         try:
             payload = encoded(obj)
         except Exception as error:  # pickling runs the object's own code, which may raise anything
@@ -180,6 +181,17 @@ class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a
             feeder.start()  # the item may be in line
             raise
         return None
+
+    def _put_late(self, obj: object) -> None:
+        """Put when the feeder thread has ended: into a record of its own, which waits until all is in the pipe."""
+        if not self._feeder.is_waited_for():
+            return self._feeder.refuse()
+        try:
+            payload = encoded(obj)
+        except Exception as error:
+            raise refusal(obj, error) from error.__cause__
+        late = Sender(self._writer._end, self._shared, counts=self._counts, tasks=self._joinable)
+        return late.send(payload)
 
     def _put_later(self, result: int) -> None:
         """See to an item that was not sent at once: it is in line, or there is an error to raise."""
