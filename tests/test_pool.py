@@ -657,3 +657,14 @@ def test_the_end_of_an_executor_waits_for_a_feeder_thread_that_is_about_to_start
     draining.result()
     feeder.join(SOON)
     assert not feeder.is_alive()
+
+
+def test_a_map_does_not_mind_that_all_workers_are_dead() -> None:
+    """The base class divides by how many there are."""
+    with pipecap.get_context("fork").Pool(1) as pool:
+        for _ in range(20):
+            os.kill(pool.apply(os.getpid), signal.SIGKILL)
+            with suppress(pipecap.WorkerLost):
+                assert pool.map(abs, [1, -2]) == [1, 2]
+        assert pool.starmap(pow, iter([(2, 3)] * 9)) == [8] * 9
+        assert pool.map(abs, []) == []

@@ -378,9 +378,16 @@ def test_an_object_is_moved_as_each_sides_queues_do(name: str) -> None:
     assert pipecap.recommend(found).item == found.item
 
 
-def test_none_is_a_size_like_any_other() -> None:
-    found = pipecap.tune(None, **small)  # type: ignore[arg-type] # a dict of several types
-    assert (found.item, found.kind) == (pipecap.pickled_size(None), None)
+class MakesNone:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict.get, ({}, "nothing")
+
+
+@pytest.mark.parametrize("item", [None, b"", bytearray(), MakesNone(), ()], ids=lambda item: type(item).__name__)
+def test_an_object_may_be_nothing(item: object) -> None:
+    found = pipecap.tune(item, **small)  # type: ignore[arg-type] # a dict of several types
+    assert str(found.kind).endswith(type(item).__name__)
+    assert found.item > 0
 
 
 def test_an_object_that_the_processes_cannot_make_is_refused_with_the_reason(tmp_path: Path) -> None:

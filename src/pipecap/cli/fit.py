@@ -91,7 +91,7 @@ def literal(expression: str) -> object:
 
 
 def _array(text: str) -> object:
-    """Make an array of different numbers, as far as the dtype has them: a page of zeros would be the kernel's."""
+    """Make an array. Not of zeros: all its pages would be the kernel's one of these."""
     try:
         import numpy
     except ImportError:
@@ -99,11 +99,15 @@ def _array(text: str) -> object:
     try:
         _, dtype, sizes = text.split(":")
         shape = [int(size) for size in sizes.split("x")]
-        if min(shape) < 0 or math.prod(shape) * numpy.dtype(dtype).itemsize > _LARGEST_ARRAY:
-            raise ValueError("too large to build here, or less than nothing")
-        return (numpy.arange(math.prod(shape)) % 127).astype(dtype).reshape(shape)
-    except TypeError as error:
-        raise ValueError(error) from None
+        kind = numpy.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an array is numpy:DTYPE:SIZExSIZE...: {error}") from None
+    if kind.hasobject or not kind.itemsize or min(shape) < 0:
+        raise ValueError("an array is of numbers, and none of its sizes below 0")
+    size = math.prod(shape) * kind.itemsize
+    if size > _LARGEST_ARRAY:
+        raise ValueError("too large to build here: give its pickled size instead")
+    return numpy.ones(size, "uint8").view(kind).reshape(shape)
 
 
 class _Repetitions(ast.NodeTransformer):

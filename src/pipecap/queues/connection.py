@@ -131,7 +131,13 @@ class Connection(connection.Connection):
         self._check_readable()
         if maxlength is not None and maxlength < 0:
             raise ValueError("negative maxlength")
-        received: bytes = self._use(bytes, LONGEST if maxlength is None else min(maxlength, LONGEST))
+        try:
+            received: bytes = self._use(bytes, LONGEST if maxlength is None else min(maxlength, LONGEST))
+        except BadFrame as error:
+            if maxlength is None:
+                raise
+            hint = "the next message cannot be told from its rest: make a new connection"
+            raise BadFrame(f"bad message length: more than maxlength, {maxlength:,} bytes", hint=hint) from error
         return received
 
     def recv_bytes_into(self, buf: Buffer, offset: int = 0) -> int:

@@ -79,6 +79,15 @@ class Pool(pool.Pool):
     def _repopulate_pool(self) -> None:
         self._change_notifier.put()
 
+    def _map_async(
+        self, func: Any, iterable: Any, mapper: Any, chunksize: int | None = None, *callbacks: Any, **named: Any
+    ) -> Any:
+        """As the base class, which divides by the workers that there are: at times there is none."""
+        if chunksize is None:
+            iterable = iterable if hasattr(iterable, "__len__") else list(iterable)
+            chunksize = -(-len(iterable) // (4 * self._processes))
+        return super()._map_async(func, iterable, mapper, chunksize, *callbacks, **named)  # type: ignore[misc] # not in the stubs
+
     def close(self) -> None:
         """Take no more jobs; the workers end when those that were taken are done."""
         if self._state == pool.RUN:

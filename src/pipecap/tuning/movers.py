@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO, TypeAlias
 
-    _Ways: TypeAlias = tuple[Callable[[Any], object], Callable[[], Any], bytes | None]  # in, out, the last item
+    _Ways: TypeAlias = "tuple[Callable[[Any], object], Callable[[], Any], bytes | End]"  # in, out, the last item
+
+
+class End:
+    """What comes after the last object."""
+
 
 # Sends between two looks at the clock, for items so small that a look would count.
 _BATCH_BYTES = 65536
@@ -91,10 +96,10 @@ def _object_ways(end: connection.Connection[Any, Any]) -> _Ways:
         return loads_with_buffers(payload) if payload[0] == native.WITH_BUFFERS else loads(payload)
 
     if not isinstance(end, Connection):
-        return end.send, end.recv, None
+        return end.send, end.recv, End()
     if end.readable:
-        return _never, lambda: end._receiver.get(native.WITHOUT_LIMIT, decoded), None
-    return lambda item: end._out().send(encoded(item)), _never, None
+        return _never, lambda: end._receiver.get(native.WITHOUT_LIMIT, decoded), End()
+    return lambda item: end._out().send(encoded(item)), _never, End()
 
 
 def _never(*_: object) -> None:
@@ -104,8 +109,7 @@ def _never(*_: object) -> None:
 def _produce(ways: _Ways, item: Any, nanoseconds: int, go: int) -> int:
     """Send items until the time is over, then the last; gives when it began."""
     send, _, last = ways
-    size = len(item) if isinstance(item, bytes) else _BATCH_BYTES
-    batch = range(max(1, min(_LARGEST_BATCH, _BATCH_BYTES // size)))
+    batch = range(max(1, min(_LARGEST_BATCH, _BATCH_BYTES // max(1, len(item)))) if isinstance(last, bytes) else 1)
     os.read(go, 1)
     start = time.monotonic_ns()  # one clock for all processes
     stop = start + nanoseconds
@@ -123,8 +127,8 @@ def _consume(ways: _Ways, go: int) -> tuple[int, int]:
     _, receive, last = ways
     items = 0
     os.write(go, b"!")
-    if last is None:
-        while receive() is not None:
+    if isinstance(last, End):
+        while type(receive()) is not End:
             items += 1
     else:
         while receive():

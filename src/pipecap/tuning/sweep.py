@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pipecap.errors import InvalidSize, NotPicklable, ResizeRefused
 from pipecap.kernel import limits as host_limits
 from pipecap.kernel import pipes
-from pipecap.kernel.fit import fit, pickled_size
+from pipecap.kernel.fit import fit
 from pipecap.kernel.limits import PAGE_SIZE, Headroom, HostLimits
 from pipecap.kernel.probe import scratch_pipe
 from pipecap.kernel.sizes import parse_size
@@ -161,8 +161,6 @@ def _measured(item: object) -> tuple[int, bytes | None]:
     pickled = None
     if type(item) is int or isinstance(item, str):
         size = parse_size(item, least=1)
-    elif item is None:
-        size = pickled_size(item)
     else:
         size, pickled = size_of(_pickled(encoded, item)), _pickled(pickle.dumps, item)
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
