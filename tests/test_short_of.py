@@ -312,12 +312,12 @@ if __name__ == "__main__":
 """
 
 
-def test_without_proc_children_are_known_by_their_pids() -> None:
-    """A process opens its own description of the memory through /proc; the one that made it has it already."""
+def test_without_proc_processes_are_known_by_their_pids() -> None:
+    """A process opens its own description of the memory through /proc, also the one that made it."""
     if not may_unshare("--mount"):
         pytest.skip("this process may not have mounts of its own")
     hidden = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
-    assert output_of(WITHOUT, prefix=hidden).splitlines() == ["lock pid"] * 2
+    assert output_of(WITHOUT, prefix=hidden).splitlines() == ["pid pid"] * 2
 
 
 def test_without_byte_locks_all_are_known_by_their_pids(tmp_path: Path) -> None:

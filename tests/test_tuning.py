@@ -242,10 +242,10 @@ def test_of_two_runs_the_second_chooses_the_same_or_a_rival(noise: float) -> Non
 
         return pipecap.recommend(sweep(moved, spread=1.35 * noise))
 
-    pairs = [(run(random.Random(seed)), run(random.Random(-seed - 1))) for seed in range(60)]
+    pairs = [(run(random.Random(seed)), run(random.Random(-seed - 1))) for seed in range(25)]
     same = [chosen(one) == chosen(other) for one, other in pairs]
     told = [setting_of(other.choice) in map(setting_of, one.rivals) for one, other in pairs]
-    assert sum(map(max, same, told)) >= 57
+    assert sum(map(max, same, told)) >= 23
     for one, _ in pairs:
         assert ("Within the noise" in str(one.verdict)) == bool(one.rivals)
 
