@@ -244,6 +244,28 @@ def test_a_put_at_the_end_is_as_quiet_as_with_the_stock_queue(kind: str, tmp_pat
     assert ours[2] == ""
 
 
+LATE_FULL = """
+import queue, threading, time, pipecap
+def put(made):
+    time.sleep(0.1)
+    try:
+        made.put("late", timeout=0.1)
+    except queue.Full:
+        print("Full")
+ctx = pipecap.get_context("fork")
+made = ctx.Queue(1)
+made.put("first")
+process = ctx.Process(target=lambda: threading.Thread(target=put, args=(made,)).start())
+process.start()
+process.join()
+print(made.get(), made.empty())
+"""
+
+
+def test_a_late_put_into_a_full_queue_ends_at_its_timeout(tmp_path: Path) -> None:
+    assert run(LATE_FULL, tmp_path=tmp_path) == (0, "Full\nfirst True\n", "")
+
+
 INTERRUPTED = """
 import gc, os, signal, sys, time, pipecap
 def interrupt(*_):

@@ -59,9 +59,10 @@ class Feeder:
             if not (isinstance(error, RuntimeError) and "interpreter shutdown" in str(error)):
                 raise
             if not self._join_cancelled and not self._discarded:
-                self._send_here()
+                self.send_here()
 
-    def _send_here(self) -> None:
+    def send_here(self) -> None:
+        """Send what waits, in the caller's thread."""
         self.thread = threading.current_thread()
         warn_at = None if self.exit_warning is None else time.monotonic() + self.exit_warning
         try:
@@ -110,7 +111,7 @@ class Feeder:
         elif self.thread is None and self.sender.struct.used:
             self.close_ends()
         elif self.thread is not None and self._join is None and not self._join_cancelled:
-            self._send_here()  # beside a daemon thread that is at it, and ends with the process
+            self.send_here()  # beside a daemon thread that is at it, and ends with the process
 
     def is_waited_for(
         self,

@@ -161,7 +161,7 @@ class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a
         feeder = self._feeder
         if feeder.is_finished:
             self._check_open()
-            return self._put_late(obj)
+            return self._put_late(obj, deadline_of(timeout, block=block))
         try:
             payload = encoded(obj)
         except Exception as error:  # pickling runs the object's own code, which may raise anything
@@ -182,8 +182,8 @@ class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a
             raise
         return None
 
-    def _put_late(self, obj: object) -> None:
-        """Put when the feeder thread has ended: into a record of its own, which waits until all is in the pipe."""
+    def _put_late(self, obj: object, deadline: int) -> None:
+        """Put when the feeder thread has ended: by a record of its own, and wait until all is in the pipe."""
         if not self._feeder.is_waited_for():
             return self._feeder.refuse()
         try:
@@ -191,7 +191,10 @@ class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a
         except Exception as error:
             raise refusal(obj, error) from error.__cause__
         late = Sender(self._writer._end, self._shared, counts=self._counts, tasks=self._joinable)
-        return late.send(payload)
+        result = late.put(payload, deadline)
+        if result == QUEUED:
+            return Feeder(late, self._reader, self._writer, self._exit_warning).send_here()
+        return self._put_later(result) if result else None
 
     def _put_later(self, result: int) -> None:
         """See to an item that was not sent at once: it is in line, or there is an error to raise."""

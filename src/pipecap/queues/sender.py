@@ -139,43 +139,44 @@ class Sender:
         if len(payload) > COPIED:
             self._alive[ticket] = payload
         try:
-            self._wait_for(ticket, lambda: native.put(self.struct, payload, len(payload), ticket, WITHOUT_LIMIT))
+            result = AGAIN
+            while result == AGAIN:
+                result = native.put(self.struct, payload, len(payload), ticket, WITHOUT_LIMIT)
+            if result:
+                self._wait_for(ticket, result)
             if len(payload) > COPIED:
                 self._let_go(ticket)
         except BaseException:
-            self._let_go(ticket)
+            self._take_back(ticket)
             raise
 
     def send_frames(self, frames: Outgoing) -> None:
         """Send memory that its owner may change afterwards, as send() does."""
         ticket = next(self._tickets)
         self._alive[ticket] = frames
-
-        def put() -> int:
-            return native.put_frames(self.struct, *frames.arrays, ticket, WITHOUT_LIMIT)
-
-        try:
-            self._wait_for(ticket, put)
-            self._let_go(ticket)
-        except BaseException:
-            self._let_go(ticket)
-            raise
-
-    def _wait_for(self, ticket: int, put: Callable[[], int]) -> None:
         try:
             result = AGAIN
             while result == AGAIN:
-                result = put()
-            if result == QUEUED or result > 0:
-                result = AGAIN
-                while result == AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
-                    result = native.flush(self.struct, ticket, WITHOUT_LIMIT)
+                result = native.put_frames(self.struct, *frames.arrays, ticket, WITHOUT_LIMIT)
+            if result < 0 or result & IN_LINE:
+                self._wait_for(ticket, QUEUED if result > 0 else result)
+            self._let_go(ticket)
         except BaseException:
-            native.withdraw(self.struct, ticket)
+            self._take_back(ticket)
             raise
+
+    def _wait_for(self, ticket: int, result: int) -> None:
+        """Wait until what is in line is sent; raise what another result stands for."""
+        if result == QUEUED:
+            result = AGAIN
+        while result == AGAIN:  # between two rounds the interpreter runs its signal handlers, which may raise
+            result = native.flush(self.struct, ticket, WITHOUT_LIMIT)
         if result:
-            native.withdraw(self.struct, ticket)
             raise failure(result)
+
+    def _take_back(self, ticket: int) -> None:
+        native.withdraw(self.struct, ticket)
+        self._let_go(ticket)
 
     # ---- the line ----
 
