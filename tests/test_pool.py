@@ -668,3 +668,14 @@ def test_a_map_does_not_mind_that_all_workers_are_dead() -> None:
                 assert pool.map(abs, [1, -2]) == [1, 2]
         assert pool.starmap(pow, iter([(2, 3)] * 9)) == [8] * 9
         assert pool.map(abs, []) == []
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_executor_whose_idle_worker_was_killed_shuts_down(method: str) -> None:
+    """It mostly owns the lock of the call queue, a stock one, which the other worker then waits for."""
+    for _ in range(3):
+        executor = ProcessPoolExecutor(2, mp_context=pipecap.get_context(method))
+        assert list(executor.map(abs, range(-6, 0))) == [6, 5, 4, 3, 2, 1]
+        time.sleep(0.1)
+        os.kill(min(executor._processes), signal.SIGKILL)
+        Thread(executor.shutdown).result()

@@ -3,7 +3,8 @@
 A spawned process may die before it has read its arguments: multiprocessing's parent holds the read end of their pipe
 itself while it writes them, and waits for ever where they are large. And an executor whose worker died waits for the
 feeder thread of its call queue, which waits for a reader: also after all workers ended, where an unrelated child of the
-process has inherited the read end. That queue is a stock one in every context, but its workers are the context's.
+process has inherited the read end. Or its other workers wait for a lock that the dead one owned. That queue is a stock
+one in every context, but its workers are the context's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipecap.kernel import pipes
 # Seconds that the worker of an executor has to end after SIGTERM.
 _GRACE = 2.0
 _PAUSE = 0.01
+_SLICE = 0.1  # of a wait for one
 _DEFAULT_CAPACITY = 65536
 
 # Of each worker of an executor: its call queue, and the inode of its pipe.
@@ -66,15 +68,38 @@ class _ExecutorWorker(_Base):
         return None
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the process ends; of a terminated executor, also for the thread that attends to its end."""
-        super().join(timeout)
+        """Wait until the process ends; of a terminated executor, also for the thread that attends to its end.
+
+        An executor whose work is done waits for its workers so. Where one was killed, it may have owned the lock of the
+        call queue: those that wait for that, and so for their end, are terminated.
+        """
         call_queue = _call_queues.get(self, (_nothing, 0))[0]()
-        if call_queue in _ends and timeout is None:
+        if call_queue is None or timeout is not None:
+            return super().join(timeout)
+        killed_at = 0.0
+        super().join(_SLICE)
+        while self.exitcode is None:
+            if not killed_at and _one_was_killed(call_queue):
+                killed_at = time.monotonic()
+            if killed_at and time.monotonic() > killed_at + _GRACE:
+                self.terminate()
+            super().join(_SLICE)
+        if call_queue in _ends:
             _ends[call_queue].join()
+        return None
 
 
 def _nothing() -> None:
     return None
+
+
+def _one_was_killed(call_queue: Any) -> bool:
+    """Whether a worker of an executor ended otherwise than by being told to."""
+    for worker, (reference, _) in list(_call_queues.items()):
+        with suppress(ValueError):  # it is closed
+            if reference() is call_queue and worker.exitcode:
+                return True
+    return False
 
 
 def _read_end(call_queue: Any, inode: int) -> int:
