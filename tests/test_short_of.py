@@ -255,7 +255,7 @@ def test_a_child_forked_without_a_free_descriptor_uses_the_queue_and_may_die(kin
         child_of = forked(and_stay(take_and_own))
         child = child_of.__enter__()
     try:
-        wait_until(lambda: made.debug_state()["reading"] == child.pid)
+        wait_until(lambda: made.debug_state()["writing"] == made.debug_state()["reading"] == child.pid)
         known_by = {each["pid"]: each["known_by"] for each in made.debug_state()["participants"]}
         assert known_by[child.pid] == "pid"
         child.end()
