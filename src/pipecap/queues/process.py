@@ -10,6 +10,7 @@ one in every context, but its workers are the context's.
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 import threading
@@ -76,13 +77,14 @@ class _ExecutorWorker(_Base):
         call_queue = _call_queues.get(self, (_nothing, 0))[0]()
         if call_queue is None or timeout is not None:
             return super().join(timeout)
-        killed_at = 0.0
+        terminate_at = None
         super().join(_SLICE)
         while self.exitcode is None:
-            if not killed_at and _one_was_killed(call_queue):
-                killed_at = time.monotonic()
-            if killed_at and time.monotonic() > killed_at + _GRACE:
+            if terminate_at is None and _one_was_killed(call_queue):
+                terminate_at = time.monotonic() + _GRACE
+            if terminate_at is not None and time.monotonic() > terminate_at:
                 self.terminate()
+                terminate_at = math.inf  # once
             super().join(_SLICE)
         if call_queue in _ends:
             _ends[call_queue].join()
