@@ -27,7 +27,7 @@ ARRAYS = {"produce": 3.0 + 4.0, "consume": 3.0}
 def test_peak(
     benchmark: BenchmarkFixture, pytestconfig: pytest.Config, what: str, kind: str, size: int, count: int, rounds: int
 ) -> None:
-    """Ours may hold what the stock queue does; of arrays, as many as the README says."""
+    """Ours may hold what the stock queue does; of arrays, as many as ARRAYS says."""
     if kind == "array":
         pytest.importorskip("numpy")
     if not benchmark.enabled:

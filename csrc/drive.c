@@ -115,7 +115,7 @@ static ssize_t write_item(struct pipecap_sender *sender, int fd, struct pipecap_
             next.published = item->published;
         }
         pipecap_move_on(&next, limit, next.published, &gather);
-        /* Where all of an item is gathered. */
+        /* The items behind it in the batch, each only where all of the one before is gathered. */
         while (next.frame == next.frame_count && next.next && next.next->published > next.next->frame) {
             next = *next.next;
             pipecap_move_on(&next, limit - gather.size, next.published, &gather);

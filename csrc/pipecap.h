@@ -238,9 +238,9 @@ struct pipecap_receiver {
 };
 
 /* Receive at least one frame and at most max_frames, all that are there: bytes of the first payload, or'ed with
- * PIPECAP_MOVED where they came to other memory than those before; or -errno, or an outcome. After PIPECAP_AGAIN call again. Deadline 0 never waits, and leaves an item in the pipe that is not
- * whole there, unless the pipe cannot hold it whole; PIPECAP_EAGER never waits either, but takes as much of an item
- * as there is. */
+ * PIPECAP_MOVED where they came to other memory than those before; or -errno, or an outcome. After PIPECAP_AGAIN call
+ * again. Deadline 0 never waits, and leaves an item in the pipe that is not whole there, unless the pipe cannot hold it
+ * whole; PIPECAP_EAGER never waits either, but takes as much of an item as there is. */
 int64_t pipecap_receive(
     struct pipecap_receiver *receiver, struct pipecap_frames *frames, int64_t deadline, uint64_t longest,
     uint64_t max_frames);

@@ -20,17 +20,17 @@ _RUNS, _SOME = 100, 2
 
 
 def noise_of(cells: tuple[Cell, ...]) -> float:
-    """Give the standard error of a typical cell, as a share of it."""
+    """Return the standard error of a typical cell, as a share of it."""
     return median(map(_error, cells))
 
 
 def _error(cell: Cell) -> float:
-    """Give the standard error of one: 1.25 sigma / sqrt(n) for a median, sigma from the quartiles."""
+    """Return the standard error of one: 1.25 sigma / sqrt(n) for a median, sigma from the quartiles."""
     return 1.25 * (cell.upper_quartile - cell.lower_quartile) / 1.35 / math.sqrt(cell.rounds) / cell.throughput
 
 
 def tolerance_of(cells: tuple[Cell, ...]) -> float:
-    """Give what a cheaper setting may lose."""
+    """Return the share that a cheaper setting may lose."""
     return min(max(2 * noise_of(cells), _LEAST_TOLERANCE), LARGEST_LOSS)
 
 
@@ -62,7 +62,7 @@ def _price(setting: Setting, sweep: Sweep) -> tuple[object, ...]:
 
 
 def rivals(sweep: Sweep, chosen: Setting) -> list[Setting]:
-    """Give the other settings that another run may choose, most often chosen first.
+    """Return the other settings that another run may choose, most often chosen first.
 
     Each of many runs is made up of this one, every cell off by an error as large as its measurements tell; by that of
     the difference of two runs, as this one is off, too.

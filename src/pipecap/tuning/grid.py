@@ -21,7 +21,7 @@ _ORDINAL = {2: "second", 4: "fourth"}
 
 
 def usual_chunk(frame: int) -> int:
-    """Give the chunk that "auto" means for a frame of that many bytes."""
+    """Return the chunk that "auto" means for a frame of that many bytes."""
     return CHUNK if frame > native.WHOLE else max(frame, CHUNK)
 
 
