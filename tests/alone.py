@@ -8,43 +8,35 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-# Each process of the run, and its forked children, has its own. Who wants to be alone waits in the turnstile.
+# Each process of the run, and its forked children, has its own. A test that is to be alone waits in the turnstile.
 _turnstile = os.open(_HERE / "conftest.py", os.O_RDONLY)
 _tests = os.open(_HERE / "alone.py", os.O_RDONLY)
 _is_shared = os.getuid() != 0
 
 
-def _take(kind: int) -> None:
+@contextmanager
+def _locked(kind: int, afterwards: int) -> Iterator[None]:
+    if not _is_shared:
+        yield
+        return
     fcntl.flock(_turnstile, fcntl.LOCK_EX)
     fcntl.flock(_tests, kind)
     fcntl.flock(_turnstile, fcntl.LOCK_UN)
+    try:
+        yield
+    finally:
+        fcntl.flock(_tests, afterwards)
 
 
-@contextmanager
-def beside_others() -> Iterator[None]:
+def beside_others() -> AbstractContextManager[None]:
     """Run a test, but not while another one is alone."""
-    if not _is_shared:
-        yield
-        return
-    _take(fcntl.LOCK_SH)
-    try:
-        yield
-    finally:
-        fcntl.flock(_tests, fcntl.LOCK_UN)
+    return _locked(fcntl.LOCK_SH, fcntl.LOCK_UN)
 
 
-@contextmanager
-def alone() -> Iterator[None]:
+def alone() -> AbstractContextManager[None]:
     """Within a test: wait until no other one runs, and let none begin."""
-    if not _is_shared:
-        yield
-        return
-    _take(fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(_tests, fcntl.LOCK_SH)
+    return _locked(fcntl.LOCK_EX, fcntl.LOCK_SH)
