@@ -30,7 +30,7 @@ from pipecap.queues.native import CHUNK
 from pipecap.tuning.cells import scores
 from pipecap.tuning.choosing import LARGEST_LOSS
 from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid
-from pipecap.tuning.recommendation import Choice, size_text
+from pipecap.tuning.recommendation import size_text
 from pipecap.tuning.stopwatch import Setting, Stopwatch
 from pipecap.tuning.sweep import FREE, PINNED
 
@@ -92,12 +92,8 @@ def sweep(
     )
 
 
-def setting_of(choice: Choice) -> Setting:
-    return Setting(choice.side, choice.capacity, choice.chunk)
-
-
 def chosen(found: Recommendation) -> Setting:
-    return setting_of(found.choice)
+    return found.choice.setting
 
 
 @st.composite
@@ -244,7 +240,7 @@ def test_of_two_runs_the_second_chooses_the_same_or_a_rival(noise: float) -> Non
 
     pairs = [(run(random.Random(seed)), run(random.Random(-seed - 1))) for seed in range(25)]
     same = [chosen(one) == chosen(other) for one, other in pairs]
-    told = [setting_of(other.choice) in map(setting_of, one.rivals) for one, other in pairs]
+    told = [other.choice.setting in [rival.setting for rival in one.rivals] for one, other in pairs]
     assert sum(map(max, same, told)) >= 23
     for one, _ in pairs:
         assert ("Within the noise" in str(one.verdict)) == bool(one.rivals)
@@ -259,7 +255,7 @@ def test_where_nothing_is_noisy_there_are_no_rivals() -> None:
 def test_every_line_of_code_runs(setting: Setting) -> None:
     """On a host that grants the capacity. A queue then is as recommended."""
     choice = pipecap.recommend(sweep(lambda each, _: 9e9 if each == setting else 1e9)).choice
-    if setting_of(choice) != setting:
+    if choice.setting != setting:
         return  # a cheaper one is as good
     names: dict[str, Any] = {"pipecap": pipecap, "multiprocessing": multiprocessing}
     names["queue"] = multiprocessing.Queue()

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         item = arguments.size if arguments.object is None else pickled_size(literal(arguments.object))
     except ValueError as error:
-        say(f"--object takes a literal, such as \"b'0' * 65514\", or an array, numpy:float64:131072: {error}")
+        say(str(error))
         return 2
     found = fit(item, capacity=arguments.capacity)
     needed = smallest_capacity(found.item)
@@ -82,12 +82,14 @@ def literal(expression: str) -> object:
 
     Or make an array: "numpy:float64:131072" is of that dtype and shape ("numpy:uint8:224x224x3"). Raises ValueError.
     """
-    if expression.strip().startswith("numpy:"):
-        return _array(expression.strip())
+    text = expression.strip()
     try:
-        return ast.literal_eval(_Repetitions().visit(ast.parse(expression.strip(), mode="eval")))
-    except (TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(error) from None
+        if text.startswith("numpy:"):
+            return _array(text)
+        return ast.literal_eval(_Repetitions().visit(ast.parse(text, mode="eval")))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        example = "\"b'0' * 65514\", or an array, numpy:float64:131072"
+        raise ValueError(f"--object takes a literal, such as {example}: {error}") from None
 
 
 def _array(text: str) -> object:

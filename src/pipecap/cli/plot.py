@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipecap.errors import Unsupported
-from pipecap.tuning.recommendation import Choice, Recommendation, setting_text
+from pipecap.tuning.recommendation import Recommendation, setting_text
 from pipecap.tuning.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -68,17 +68,12 @@ def draw(sweep: Sweep, found: Recommendation, path: str) -> None:
 
 
 def bars(sweep: Sweep, found: Recommendation, placement: str) -> dict[str, Cell]:
-    """Give what is drawn: the cells of the baseline, of what is recommended, and the best."""
-    cells = [cell for cell in sweep.cells if cell.placement == placement]
-
-    def cell_of(choice: Choice) -> Cell:
-        wanted = choice.side, choice.capacity, choice.chunk
-        return next(cell for cell in cells if (cell.side, cell.capacity, cell.chunk) == wanted)
-
+    """Return what is drawn: the cells of the baseline, of the recommended setting, and the best."""
+    cells = {cell.setting: cell for cell in sweep.cells if cell.placement == placement}
     return {
-        "stock, on a new pipe": cell_of(found.baseline),
-        "recommended": cell_of(found.choice),
-        "best measured": max(cells, key=lambda cell: cell.throughput),
+        "stock, on a new pipe": cells[found.baseline.setting],
+        "recommended": cells[found.choice.setting],
+        "best measured": max(cells.values(), key=lambda cell: cell.throughput),
     }
 
 

@@ -58,18 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
     if trouble:
         say(trouble)
         return 2
-    try:
-        item = arguments.size if arguments.object is None else literal(arguments.object)
-    except ValueError as error:
-        say(f"--object takes a literal, such as \"b'0' * 65514\", or an array, numpy:float64:131072: {error}")
-        return 2
+    item = arguments.size
+    if arguments.object is not None:
+        try:
+            item = literal(arguments.object)
+        except ValueError as error:
+            say(str(error))
+            return 2
+        if isinstance(item, int | str):
+            item = pickled_size(item)  # else it would be a size
     if arguments.plot is not None:
         from pipecap.cli.plot import check
 
         check(arguments.plot)  # before it takes seconds to have something to draw
     with _progress_bar() as progress:
-        if arguments.object is not None and isinstance(item, int | str):
-            item = pickled_size(item)  # else it would be a size
         sweep = tune(item, seconds=arguments.seconds, rounds=arguments.rounds, progress=progress)
     found = Tuning(sweep=sweep, recommendation=recommend(sweep), plot=arguments.plot)
     if arguments.plot is not None:

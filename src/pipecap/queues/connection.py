@@ -63,14 +63,13 @@ class Connection(connection.Connection):
         elastic: bool = False,
         chunk: int | str = "auto",
     ) -> None:
-        most = chunk_of(chunk)
+        self._chunk = chunk_of(chunk)
         super().__init__(handle, readable, writable)
         try:
             self._end = native.new_end(handle, elastic=elastic)
         except OverflowError:
             self._handle = None
             raise ValueError("invalid handle") from None
-        self._chunk = most
         self._sender: Sender | None = None
         self._receiver = Receiver(self._end)
         native.reset_in_children(self)

@@ -186,12 +186,8 @@ class Queue(SharedPipe, StockNames, queues.Queue):  # type: ignore[type-arg] # a
         """Put when the feeder thread has ended: by a record of its own, and wait until all is in the pipe."""
         if not self._feeder.is_waited_for():
             return self._feeder.refuse()
-        try:
-            payload = encoded(obj)
-        except Exception as error:
-            raise refusal(obj, error) from error.__cause__
         late = Sender(self._writer._end, self._shared, counts=self._counts, tasks=self._joinable)
-        result = late.put(payload, deadline)
+        result = late.put(all_pickled([obj])[0], deadline)
         if result == QUEUED:
             return Feeder(late, self._reader, self._writer, self._exit_warning).send_here()
         return self._put_later(result) if result else None

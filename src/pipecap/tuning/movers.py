@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import signal
 import socket
 import time
@@ -23,14 +22,13 @@ if TYPE_CHECKING:
 
     _Ways: TypeAlias = "tuple[Callable[[Any], object], Callable[[], Any], bytes | End]"  # in, out, the last item
 
-
-class End:
-    """What comes after the last object."""
-
-
 # Sends between two looks at the clock, for items so small that a look would count.
 _BATCH_BYTES = 65536
 _LARGEST_BATCH = 32
+
+
+class End:
+    """What comes after the last object."""
 
 
 def work(role: str, cpu: int | None, data: int, go: int) -> None:
@@ -68,7 +66,11 @@ def work(role: str, cpu: int | None, data: int, go: int) -> None:
 
 def _made(item: dict[str, Any], orders: BinaryIO) -> Any:
     """Make the item. Bytes not by bytes(size): that would be the kernel's one page of zeros."""
-    return b"x" * item["bytes"] if item["bytes"] else pickle.loads(orders.read(item["pickle"]))
+    return b"x" * item["bytes"] if item["bytes"] else _decoded(memoryview(bytearray(orders.read(item["payload"]))))
+
+
+def _decoded(payload: memoryview) -> Any:
+    return loads_with_buffers(payload) if payload[0] == native.WITH_BUFFERS else loads(payload)
 
 
 def _pin(cpus: set[int]) -> str:
@@ -91,19 +93,14 @@ def _bytes_ways(end: connection.Connection[Any, Any]) -> _Ways:
 
 def _object_ways(end: connection.Connection[Any, Any]) -> _Ways:
     """As each side's queues do: pipecap's leave the memory of arrays where it is."""
-
-    def decoded(payload: memoryview) -> Any:
-        return loads_with_buffers(payload) if payload[0] == native.WITH_BUFFERS else loads(payload)
-
     if not isinstance(end, Connection):
         return end.send, end.recv, End()
-    if end.readable:
-        return _never, lambda: end._receiver.get(native.WITHOUT_LIMIT, decoded), End()
-    return lambda item: end._out().send(encoded(item)), _never, End()
-
-
-def _never(*_: object) -> None:
-    raise AssertionError("this end goes the other way")
+    ours = end
+    return (
+        lambda item: ours._out().send(encoded(item)),
+        lambda: ours._receiver.get(native.WITHOUT_LIMIT, _decoded),
+        End(),
+    )
 
 
 def _produce(ways: _Ways, item: Any, nanoseconds: int, go: int) -> int:

@@ -40,6 +40,11 @@ class Choice(Result):
     items_that_fit: int
     code: str
 
+    @property
+    def setting(self) -> Setting:
+        """What is to be set."""
+        return Setting(self.side, self.capacity, self.chunk)
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation(Result):

@@ -46,7 +46,7 @@ class Setting:
 class Stopwatch:
     """A producer and a consumer, and the scratch pipe between them. A context manager: what it started, it ends.
 
-    `item` is how many bytes to move, as they are, or the pickle of an object, which each send pickles again and each
+    `item` is how many bytes to move, as they are, or the payload of an object, which each send pickles again and each
     receive unpickles. `cpus` are the CPUs of producer and consumer while they are pinned; `pin_error` is why the kernel
     refused them. Raises NoScratchPipe without descriptors, Unsupported where no interpreter can be started, one was
     killed, or one cannot make the object.
@@ -103,10 +103,10 @@ class Stopwatch:
     def _hand_over(self, item: int | bytes) -> None:
         """Tell both what is moved; the producer makes it."""
         for role, channel in self._sockets.items():
-            pickled = item if isinstance(item, bytes) and role == "producer" else b""
-            what = {"bytes": item if isinstance(item, int) else None, "pickle": len(pickled)}
+            payload = item if isinstance(item, bytes) and role == "producer" else b""
+            what = {"bytes": item if isinstance(item, int) else None, "payload": len(payload)}
             with suppress(ConnectionError):  # it was killed: _answers() tells
-                channel.sendall(json.dumps(what).encode() + b"\n" + pickled)
+                channel.sendall(json.dumps(what).encode() + b"\n" + payload)
 
     def __enter__(self) -> Self:
         return self

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from pipecap.errors import InvalidSize, NotPicklable, ResizeRefused
+from pipecap.errors import InvalidSize, ResizeRefused
 from pipecap.kernel import limits as host_limits
 from pipecap.kernel import pipes
 from pipecap.kernel.fit import fit
@@ -24,7 +23,7 @@ from pipecap.kernel.limits import PAGE_SIZE, Headroom, HostLimits
 from pipecap.kernel.probe import scratch_pipe
 from pipecap.kernel.sizes import parse_size
 from pipecap.kernel.slots import LARGEST_PIPE, round_capacity
-from pipecap.queues.pickling import encoded, size_of
+from pipecap.queues.pickling import all_pickled
 from pipecap.results import Result
 from pipecap.tuning.cells import Cell, cells_of, scores
 from pipecap.tuning.grid import PIPECAP, STOCK, WHOLE, Grid, usual_chunk
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from pipecap.tuning.cells import Samples
 
     Progress: TypeAlias = Callable[[int, int], object]
-
-Pickled = TypeVar("Pickled")
 
 FREE, PINNED = "free", "pinned"
 
@@ -107,7 +104,7 @@ def tune(
     Raises InvalidSize, NotPicklable, NoScratchPipe, ResizeRefused where the default capacity is lost to others amid the
     sweep, Unsupported where no process can be started, one was killed, or one cannot import the object's class.
     """
-    size, pickled = _measured(item)
+    size, payload = _measured(item)
     if not 0 < seconds < math.inf:
         raise ValueError("seconds is a number above 0")
     if rounds is not None and rounds < 1:
@@ -122,7 +119,7 @@ def tune(
     frame = fit(size, capacity=default).frame
     grid = Grid(frame, default, tuple(granted), None if chunks is None else tuple(map(_chunk, _several(chunks))))
     cpus, why = _two_cpus()
-    with Stopwatch(size if pickled is None else pickled, cpus) as stopwatch:
+    with Stopwatch(size if payload is None else payload, cpus) as stopwatch:
         if cpus is None or stopwatch.pin_error:
             cpus, why = None, why or stopwatch.pin_error
             left_out.append(LeftOut("placement", None, f"pinned: {why}"))
@@ -137,7 +134,7 @@ def tune(
     left_out += [LeftOut("capacity", capacity, why) for capacity, why in sorted(run.lost.items())]
     return Sweep(
         item=size,
-        kind=None if pickled is None else _type_name(item),
+        kind=None if payload is None else _type_name(item),
         frame=frame,
         page_size=PAGE_SIZE,
         default_capacity=default,
@@ -157,12 +154,14 @@ def _silent(done: int, total: int) -> None:
 
 
 def _measured(item: object) -> tuple[int, bytes | None]:
-    """Give the pickled bytes of an item; and, of an object, a pickle to make it from again."""
-    pickled = None
+    """Return the pickled bytes of an item; and, of an object, its payload, to make it from again."""
+    payload = None
     if type(item) is int or isinstance(item, str):
         size = parse_size(item, least=1)
     else:
-        size, pickled = size_of(_pickled(encoded, item)), _pickled(pickle.dumps, item)
+        (pieces,) = all_pickled([item])
+        payload = pieces if isinstance(pieces, bytes) else b"".join(pieces)
+        size = len(payload)
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
     if size > memory // _COPIES:
         raise InvalidSize(
@@ -170,14 +169,7 @@ def _measured(item: object) -> tuple[int, bytes | None]:
             f"the sweep holds up to {_COPIES} copies of an item, and this host has {memory:,} bytes of memory",
             hint="above some MiB the size hardly matters any more: try 64M",
         )
-    return size, pickled
-
-
-def _pickled(pickler: Callable[[object], Pickled], item: object) -> Pickled:
-    try:
-        return pickler(item)
-    except Exception as error:  # pickling runs the object's own code, which may raise anything
-        raise NotPicklable(type(item).__name__, error) from error
+    return size, payload
 
 
 def _type_name(item: object) -> str:
