@@ -17,12 +17,13 @@ from pipecap.live import diagnosis, procfs, snapshot
 from pipecap.live.diagnosis import Diagnosis, Finding, Party, PipeNow
 from pipecap.results import Result
 
-# After the first, looks follow one another as quickly as they can be told from a pause.
+# The window of each sample after the first: long enough to tell a blocked thread from one that just paused.
 _WINDOW = 0.1
 _MOST_ROUNDS = 50
-_QUIET_LOOKS = 2
+_QUIET_SAMPLES = 2
+_UNHELPED_SAMPLES = 5
 # How long a writer that was woken may take to go on.
-_PATIENCE = 1.0
+_PATIENCE = 3.0
 _PAUSE = 0.002
 
 
@@ -76,19 +77,21 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = diagnosis.WINDOW)
     done_with: set[str] = set()
     found = diagnosis.diagnose(pid, window=window)
     unsure = ""
-    quiet = 0  # looks in a row that found nothing to grow: who was just woken may soon wait again
+    quiet = 0  # samples in a row in which nothing hangs: a writer that was just woken may soon wait again
+    unhelped = 0  # samples in a row in which something hangs that no growing helps, or not yet
     for _ in range(_MOST_ROUNDS):
         hangs = [hang for hang in _hangs(found) if hang.pipe.file not in done_with]
         if dry_run:
             steps = [_plan(hang) for hang in hangs]
             break
-        quiet = 0 if hangs else quiet + 1
-        if quiet == _QUIET_LOOKS or not (steps or hangs):
+        quiet = 0 if found.problem else quiet + 1
+        unhelped = unhelped + 1 if found.problem and not hangs else 0
+        if quiet == _QUIET_SAMPLES or unhelped == _UNHELPED_SAMPLES or not (steps or hangs):
             break
         for hang in hangs:
             step = _grow(hang)
             steps.append(step)
-            if not step.moved or step.limit or hang.verdict == "stall":
+            if not step.moved or step.limit:
                 done_with.add(hang.pipe.file)
         try:
             found = diagnosis.diagnose(pid, window=_WINDOW)
