@@ -259,7 +259,10 @@ class _Run:
         self.outcome.put, self.outcome.lost, self.outcome.in_put = account.put, account.lost, account.in_put
         self.outcome.reported = account.reported
         # What put() has returned for is in the pipe, or waits in the feeder and has a credit.
-        self.outcome.problems += account.problems(0 if self.cell.kind == "SimpleQueue" else MAXSIZE[self.cell.size])
+        self.outcome.problems += account.problems(
+            0 if self.cell.kind == "SimpleQueue" else MAXSIZE[self.cell.size],
+            len(self.killed["consumer"]) if self.cell.victim == "both" else 0,
+        )
         state = self.queue.debug_state()
         if state["writing"] or state["reading"] or state["broken"]:
             self.outcome.problems.append(f"left behind: {state}")
