@@ -18,8 +18,8 @@ import pytest
 from hangs import HANGS, hung
 
 from benchmarks.conftest import Against
-from pipecap.live.diagnosis import diagnose
-from pipecap.live.listing import list_pipes
+from pipecap.diagnosis.diagnose import diagnose
+from pipecap.proc.listing import list_pipes
 
 # Two looks without waiting in between: what a diagnosis costs besides its window.
 NO_WINDOW = 1e-9

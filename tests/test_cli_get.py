@@ -17,7 +17,7 @@ from privilege import CAP_DAC_READ_SEARCH, become_unprivileged, in_child
 import pipecap
 from pipecap.cli import endpoint
 from pipecap.kernel import pipes
-from pipecap.live import procfs
+from pipecap.proc import procfs
 
 PAGE = os.sysconf("SC_PAGESIZE")
 DEFAULT = 16 * PAGE

@@ -18,7 +18,7 @@ from hangs import HANGS, hung
 from privilege import CAP_DAC_READ_SEARCH, become_unprivileged, in_child
 
 from pipecap.cli import ps, render
-from pipecap.live.listing import Holder, Listing, LivePipe, Waiter
+from pipecap.proc.listing import Holder, Listing, LivePipe, Waiter
 
 DEFAULT = 16 * os.sysconf("SC_PAGESIZE")
 VALIDATOR = jsonschema.Draft202012Validator(json.loads((files("pipecap") / "schemas/ps.json").read_text()))

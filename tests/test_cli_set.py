@@ -12,7 +12,7 @@ from commands import PIPECAP, assert_one_line_of_trouble, pipecap_command, pipec
 from scenes import PUT_AND_EXIT, scene, wait_until_blocked_on_a_full_pipe
 
 import pipecap
-from pipecap.live import procfs
+from pipecap.proc import procfs
 
 PAGE = os.sysconf("SC_PAGESIZE")
 DEFAULT = 16 * PAGE

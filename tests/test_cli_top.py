@@ -297,5 +297,5 @@ def test_what_is_no_interval_is_status_2(interval: str) -> None:
 
 def test_rich_is_loaded_to_draw_only() -> None:
     answer = pipecap_command("top", "--json", "--interval", "0.1", env={**ENVIRONMENT, "PYTHONPROFILEIMPORTTIME": "1"})
-    assert "pipecap.live.listing" in answer.stderr
+    assert "pipecap.proc.listing" in answer.stderr
     assert "rich" not in answer.stderr

@@ -20,9 +20,9 @@ from conftest import needs_root
 from privilege import become_unprivileged, in_child
 
 import pipecap
-from pipecap.live import snapshot, syscalls
-from pipecap.live.listing import LivePipe, Looks, Waiter, list_pipes
-from pipecap.live.snapshot import Snapshot, Thread
+from pipecap.proc import peek, snapshot, syscalls
+from pipecap.proc.listing import LivePipe, Looks, Waiter, list_pipes
+from pipecap.proc.snapshot import Snapshot, Thread
 
 PAGE = os.sysconf("SC_PAGESIZE")
 DEFAULT = 16 * PAGE
@@ -207,7 +207,7 @@ def weak(seen: Snapshot, pid: int, function: str) -> Snapshot:
 def inherited_states() -> list[object]:
     seen = snapshot.take()
     ends = seen.processes[os.getpid()].ends
-    return [snapshot.state_of(end.file, [(os.getpid(), end)], proc="/proc") for end in ends if end.is_pipe]
+    return [peek.state_of(end.file, [(os.getpid(), end)], proc="/proc") for end in ends if end.is_pipe]
 
 
 def test_without_the_call_a_writer_waits_on_the_one_full_pipe_it_has(pipe: tuple[int, int]) -> None:

@@ -18,10 +18,10 @@ from children import Thread, and_stay, forked, wait_until
 from conftest import needs_root
 from privilege import in_child, is_root, unprivileged
 
-from pipecap.live import procfs
-from pipecap.live.procfs import Open, ThreadMemory
-from pipecap.live.snapshot import End, Process, take
-from pipecap.live.syscalls import Watched
+from pipecap.proc import procfs, sockets
+from pipecap.proc.procfs import Open, ThreadMemory
+from pipecap.proc.snapshot import End, Process, take
+from pipecap.proc.syscalls import Watched
 
 ME = os.getpid()
 PROC = "/proc"
@@ -398,7 +398,7 @@ def unix_diag() -> bool:
     with suppress(OSError):
         here, there = socket.socketpair()
         with here, there:
-            return bool(procfs.socket_peers())
+            return bool(sockets.socket_peers())
     return False
 
 
@@ -414,7 +414,7 @@ def inode(end: socket.socket) -> int:
 def test_the_other_end_of_a_socketpair(kind: int) -> None:
     here, there = socket.socketpair(type=kind)
     with here, there:
-        peers = procfs.socket_peers()
+        peers = sockets.socket_peers()
         assert peers[inode(here)] == inode(there)
         assert peers[inode(there)] == inode(here)
 
@@ -423,7 +423,7 @@ def test_the_other_end_of_a_socketpair(kind: int) -> None:
 def test_many_sockets_come_in_more_than_one_answer() -> None:
     pairs = [socket.socketpair() for _ in range(400)]
     try:
-        peers = procfs.socket_peers()
+        peers = sockets.socket_peers()
         assert all(peers[inode(here)] == inode(there) and peers[inode(there)] == inode(here) for here, there in pairs)
     finally:
         for pair in pairs:
@@ -439,7 +439,7 @@ def test_a_socket_without_a_peer_has_none() -> None:
         alone.listen()
         gone = inode(there)
         there.close()
-        peers = procfs.socket_peers()
+        peers = sockets.socket_peers()
         assert inode(alone) not in peers
         assert gone not in peers
 
@@ -448,7 +448,7 @@ def test_a_socket_without_a_peer_has_none() -> None:
 def test_an_ordinary_user_is_told_too() -> None:
     here, there = socket.socketpair()
     with here, there:
-        assert unprivileged(procfs.socket_peers)[inode(here)] == inode(there)
+        assert unprivileged(sockets.socket_peers)[inode(here)] == inode(there)
 
 
 # ---- what ends meanwhile ----

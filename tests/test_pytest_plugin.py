@@ -20,7 +20,7 @@ import hangs
 import pytest
 
 import pipecap.pytest_plugin
-from pipecap.live.diagnosis import Diagnosis, Finding
+from pipecap.diagnosis.finding import Diagnosis, Finding
 
 FORK = "from multiprocessing import get_context\nfork = get_context('fork')\n"
 END = "=" * 100 + "\n"

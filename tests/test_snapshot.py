@@ -30,11 +30,13 @@ from conftest import needs_root
 from hangs import HANGS, Hang
 from privilege import become_unprivileged, in_child, is_root, unprivileged, unused_uid
 
+from pipecap.diagnosis import evidence
+from pipecap.diagnosis.diagnose import diagnose
+from pipecap.diagnosis.finding import Diagnosis, Finding
 from pipecap.errors import AccessDenied, InvalidSize, ProcessGone, Unsupported
 from pipecap.kernel.pipes import PipeState
-from pipecap.live import evidence, procfs, snapshot
-from pipecap.live.diagnosis import Diagnosis, Finding, diagnose
-from pipecap.live.snapshot import take
+from pipecap.proc import peek, procfs
+from pipecap.proc.snapshot import take
 
 WINDOW = 0.02
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -156,7 +158,7 @@ def tree(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
 
         monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         monkeypatch.setattr(procfs, "descriptors", descriptors)
-        monkeypatch.setattr(snapshot, "state_of", lambda file, holders, *, proc: made.states[file])
+        monkeypatch.setattr(peek, "state_of", lambda file, holders, *, proc: made.states[file])
         yield made
         for path in (root, *root.rglob("*")):
             if not path.is_symlink():
@@ -318,7 +320,7 @@ def test_the_user_who_made_the_pipe_could_hold_an_end_if_holders_descend_from_it
     (tree.root / f"{PARENT}/stat").write_text((tree.root / f"{PARENT}/stat").read_text().replace(" 1 ", " 50 ", 1))
     close_process(tree, 50)
     maker = tree.root.stat().st_uid
-    monkeypatch.setattr(snapshot, "owner", lambda holders, *, proc: maker)
+    monkeypatch.setattr(peek, "owner", lambda holders, *, proc: maker)
     assert verdicts(unprivileged(tree.look)) == ["stall"]
 
 
@@ -1022,7 +1024,7 @@ NAMESPACE = ["unshare", *([] if is_root() else ["--user", "--map-root-user"]), "
 
 DIAGNOSE = """
 import json, sys
-from pipecap.live.diagnosis import diagnose
+from pipecap.diagnosis.diagnose import diagnose
 found = diagnose(int(sys.argv[1]), window=0.1)
 print(json.dumps([[one.verdict, one.pattern, [party.pid for party in one.parties]] for one in found.findings]))
 """

@@ -12,7 +12,8 @@ import children
 import hangs
 import pytest
 
-from pipecap.live import diagnosis, stacks
+from pipecap.diagnosis.diagnose import diagnose
+from pipecap.proc import stacks
 
 LIBRARY = "/usr/lib/python3.12"
 JOIN_BEFORE_GET = next(hang for hang in hangs.HANGS if hang.name == "join_before_get")
@@ -46,7 +47,7 @@ def test_py_spy_tells_the_line_of_each_thread(hung: int) -> None:
 
 
 def test_the_parties_of_a_finding_have_their_lines(hung: int) -> None:
-    (finding,) = diagnosis.diagnose(hung, stacks=True).findings
+    (finding,) = diagnose(hung, stacks=True).findings
     assert all(party.line for party in finding.parties)
 
 

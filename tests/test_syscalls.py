@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from children import forked, wait_until, wait_until_in
 
-from pipecap.live.procfs import ThreadMemory
-from pipecap.live.syscalls import NUMBERS, RUNNING, Memory, Wait, Watched, decode, from_wchan
+from pipecap.proc.procfs import ThreadMemory
+from pipecap.proc.syscalls import NUMBERS, RUNNING, Memory, Wait, Watched, decode, from_wchan
 
 MACHINE = platform.machine()
 PAGE = os.sysconf("SC_PAGESIZE")

@@ -16,10 +16,11 @@ import hangs
 import pytest
 
 import pipecap
+from pipecap.diagnosis import evidence
+from pipecap.diagnosis import watch as module
+from pipecap.diagnosis.diagnose import diagnose
+from pipecap.diagnosis.finding import Diagnosis, Finding, Party
 from pipecap.errors import InvalidSize
-from pipecap.live import evidence
-from pipecap.live import watch as module
-from pipecap.live.diagnosis import Diagnosis, Finding, Party, diagnose
 
 HANGS = {hang.name: hang for hang in hangs.HANGS}
 

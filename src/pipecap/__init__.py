@@ -9,6 +9,13 @@ from importlib import import_module
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, which costs the import of typing
 if TYPE_CHECKING:
     from pipecap import version
+    from pipecap.diagnosis.diagnose import diagnose as diagnose
+    from pipecap.diagnosis.finding import Diagnosis as Diagnosis
+    from pipecap.diagnosis.finding import Finding as Finding
+    from pipecap.diagnosis.rescue import Rescue as Rescue
+    from pipecap.diagnosis.rescue import rescue as rescue
+    from pipecap.diagnosis.watch import Watch as Watch
+    from pipecap.diagnosis.watch import watch as watch
     from pipecap.errors import AccessDenied as AccessDenied
     from pipecap.errors import BadFrame as BadFrame
     from pipecap.errors import DrainTimeout as DrainTimeout
@@ -39,15 +46,8 @@ if TYPE_CHECKING:
     from pipecap.kernel.probe import Measurement as Measurement
     from pipecap.kernel.probe import capacity_curve as capacity_curve
     from pipecap.kernel.probe import measure as measure
-    from pipecap.live.diagnosis import Diagnosis as Diagnosis
-    from pipecap.live.diagnosis import Finding as Finding
-    from pipecap.live.diagnosis import diagnose as diagnose
-    from pipecap.live.listing import LivePipe as LivePipe
-    from pipecap.live.listing import list_pipes as list_pipes
-    from pipecap.live.rescue import Rescue as Rescue
-    from pipecap.live.rescue import rescue as rescue
-    from pipecap.live.watch import Watch as Watch
-    from pipecap.live.watch import watch as watch
+    from pipecap.proc.listing import LivePipe as LivePipe
+    from pipecap.proc.listing import list_pipes as list_pipes
     from pipecap.queues.context import Context as Context
     from pipecap.queues.context import get_context as get_context
     from pipecap.queues.drain import drain as drain
@@ -76,10 +76,11 @@ _HOMES = {
     "pipecap.kernel.limits": "Headroom HostLimits headroom limits",
     "pipecap.kernel.pipes": "PipeState",
     "pipecap.kernel.probe": "Measurement capacity_curve measure",
-    "pipecap.live.diagnosis": "Diagnosis Finding diagnose",
-    "pipecap.live.listing": "LivePipe list_pipes",
-    "pipecap.live.rescue": "Rescue rescue",
-    "pipecap.live.watch": "Watch watch",
+    "pipecap.diagnosis.diagnose": "diagnose",
+    "pipecap.diagnosis.finding": "Diagnosis Finding",
+    "pipecap.proc.listing": "LivePipe list_pipes",
+    "pipecap.diagnosis.rescue": "Rescue rescue",
+    "pipecap.diagnosis.watch": "Watch watch",
     "pipecap.tuning.recommendation": "Recommendation recommend",
     "pipecap.queues.context": "Context get_context",
     "pipecap.queues.drain": "drain join",

@@ -17,7 +17,7 @@ import pytest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pipecap.live.diagnosis import Diagnosis
+    from pipecap.diagnosis.finding import Diagnosis
 
 
 _MOST_THREADS = 20
@@ -63,9 +63,9 @@ class Watchdog:
     def __init__(self, seconds: float) -> None:
         # Now, not in the thread: a test that hangs may hold an import lock. So with stderr: it is the terminal's while
         # pytest is being configured, and a file of pytest's during the tests.
-        import pipecap.live.watch
+        import pipecap.diagnosis.watch
 
-        self._live = pipecap.live.watch
+        self._live = pipecap.diagnosis.watch
         self._seconds = seconds
         self._terminal = _real_stderr()
         # Holds no lock that a forked child could inherit locked. What is under way, and what it does; None for nothing.
@@ -118,9 +118,10 @@ class Watchdog:
         return {*(known or ()), *new}
 
     def _text(self, found: Diagnosis) -> list[str]:
-        from pipecap.live import stacks, telling
+        from pipecap.diagnosis import text as words
+        from pipecap.proc import stacks
 
-        text = [line for finding in found.findings for line in telling.tell(finding)]
+        text = [line for finding in found.findings for line in words.tell(finding)]
         if not found.findings:
             text.append("nothing found: no pipe hangs this process or its children")
             lines = stacks.own_lines()
@@ -132,10 +133,10 @@ class Watchdog:
         return [*text, *(f"not read: {reason}" for reason in found.unknown)]
 
     def _print(self, lines: list[str]) -> None:
-        from pipecap.live import telling
+        from pipecap.diagnosis import text as words
 
         if (getattr(sys.__stderr__, "encoding", None) or "").lower().replace("-", "") != "utf8":
-            lines = telling.plain(lines)
+            lines = words.plain(lines)
         data = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
         with suppress(OSError):
             while data:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from pipecap.cli.render import Block, Line, answer
-from pipecap.live.diagnosis import WINDOW, Diagnosis, diagnose
-from pipecap.live.telling import sentences, tell
+from pipecap.diagnosis.diagnose import WINDOW, diagnose
+from pipecap.diagnosis.finding import Diagnosis
+from pipecap.diagnosis.text import sentences, tell
 
 PROBLEM = 3
 

@@ -21,7 +21,7 @@ from pipecap.errors import AccessDenied, NotAPipe, PipecapError, Unsupported
 from pipecap.kernel import pipes
 from pipecap.kernel.limits import limits
 from pipecap.kernel.sizes import parse_size
-from pipecap.live import procfs
+from pipecap.proc import procfs
 
 _WORDS = {"stdin": 0, "stdout": 1, "stderr": 2}
 

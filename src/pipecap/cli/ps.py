@@ -9,7 +9,7 @@ from itertools import chain
 
 from pipecap.cli.render import WIDTH, Block, Line, Table, answer
 from pipecap.cli.trouble import complain, printable
-from pipecap.live.listing import Holder, Listing, LivePipe, Looks, Waiter
+from pipecap.proc.listing import Holder, Listing, LivePipe, Looks, Waiter
 
 WINDOW = 0.3
 _MOST_WAITERS = 5  # shown of one pipe

@@ -6,8 +6,8 @@ import argparse
 
 from pipecap.cli.doctor import pid_argument
 from pipecap.cli.render import Block, Line, Table, answer
-from pipecap.live.diagnosis import WINDOW
-from pipecap.live.rescue import Rescue, Step, rescue
+from pipecap.diagnosis.diagnose import WINDOW
+from pipecap.diagnosis.rescue import Rescue, Step, rescue
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

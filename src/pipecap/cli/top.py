@@ -19,9 +19,10 @@ from types import FrameType
 from pipecap.cli import ps
 from pipecap.cli.render import bar
 from pipecap.cli.trouble import printable
+from pipecap.diagnosis import diagnose, evidence
 from pipecap.errors import InvalidSize, Unsupported
-from pipecap.live import diagnosis, evidence, snapshot
-from pipecap.live.listing import Listing, LivePipe, Looks
+from pipecap.proc import snapshot
+from pipecap.proc.listing import Listing, LivePipe, Looks
 
 TYPE_CHECKING = False  # typing takes 2 ms to load, rich more, and only a terminal needs it
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from pipecap.live.diagnosis import Diagnosis, Finding
+    from pipecap.diagnosis.finding import Diagnosis, Finding
 
 _INTERVAL = 1.0
 _BAR = 12
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.interval < 3600:
         why = "an interval is more than 0 seconds and less than an hour"
         raise InvalidSize(arguments.interval, why, hint="1 is usual")
-    window = min(diagnosis.WINDOW, arguments.interval)
+    window = min(diagnose.WINDOW, arguments.interval)
     if arguments.json:
         return ps.show(arguments, window)
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
@@ -81,7 +82,7 @@ def _watch(looks: Looks, first: Listing, window: float, interval: float) -> int:
                 # Two looks of its own, close together: what has not moved in between is blocked, as in `doctor`.
                 seen = evidence.gather(window=window)
                 listing = looks.look(seen.now)
-                found = diagnosis.judge(seen, looks.scope, None)
+                found = diagnose.judge(seen, looks.scope, None)
                 live.update(_Screen(looks, listing, found, interval), refresh=True)
                 with ending.at_once():
                     if keys.quit_within(interval - (time.monotonic() - begin)):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from pipecap.errors import AccessDenied, InvalidSize, PipecapError, ProcessGone
 from pipecap.kernel.pipes import PipeState
-from pipecap.live import snapshot
-from pipecap.live.snapshot import End, Process, Snapshot, Thread
+from pipecap.proc import peek, snapshot
+from pipecap.proc.snapshot import End, Process, Snapshot, Thread
 from pipecap.results import Result
 
 
@@ -164,7 +164,7 @@ class Looks:
         files = dict.fromkeys(end.file for pid in sorted(self.scope) for end in seen.processes[pid].ends if end.is_pipe)
         holders = seen.holders()
         begin = time.monotonic()
-        states = {file: snapshot.state_of(file, holders[file], proc=seen.proc) for file in files}
+        states = {file: peek.state_of(file, holders[file], proc=seen.proc) for file in files}
         end = time.monotonic()
         waiting, untold = _waiting(seen, states)
         looks: dict[str, _Look] = {}

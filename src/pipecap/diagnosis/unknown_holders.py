@@ -12,8 +12,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
 
-from pipecap.live import procfs, snapshot
-from pipecap.live.snapshot import End, Snapshot
+from pipecap.proc import peek, procfs
+from pipecap.proc.snapshot import End, Snapshot
 
 _INIT = 1
 # include/linux/proc_ns.h: PROC_PID_INIT_INO
@@ -46,7 +46,7 @@ class Outsiders:
             return True
         holders = self._holders[file]
         return self._older_than_namespace(holders) or self.may_share(
-            {pid for pid, _ in holders}, snapshot.owner(holders, proc=self._now.proc)
+            {pid for pid, _ in holders}, peek.owner(holders, proc=self._now.proc)
         )
 
     def may_share(self, pids: Collection[int], maker: int | None = None) -> bool:

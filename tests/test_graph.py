@@ -8,7 +8,7 @@ from itertools import chain, combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecap.live.deadlock import groups, stuck
+from pipecap.diagnosis.graph import groups, stuck
 
 Movers = Mapping[int, "Iterable[int] | None"]
 

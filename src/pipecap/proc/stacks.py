@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from types import FrameType
 
-from pipecap.live import procfs
+from pipecap.proc import procfs
 
 INSTALL = "pip install 'pipecap[stacks]'"
 

@@ -10,11 +10,13 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from pipecap.diagnosis import growth
+from pipecap.diagnosis.diagnose import WINDOW, diagnose
+from pipecap.diagnosis.finding import Diagnosis, Finding, Party, PipeNow
 from pipecap.errors import PipecapError, ProcessGone, ResizeRefused
 from pipecap.kernel import pipes
 from pipecap.kernel.limits import PAGE_SIZE, limits
-from pipecap.live import diagnosis, procfs, snapshot
-from pipecap.live.diagnosis import Diagnosis, Finding, Party, PipeNow
+from pipecap.proc import peek, procfs
 from pipecap.results import Result
 
 # The window of each sample after the first: long enough to tell a blocked thread from one that just paused.
@@ -63,7 +65,7 @@ class Rescue(Result):
     advice: tuple[str, ...]
 
 
-def rescue(pid: int, *, dry_run: bool = False, window: float = diagnosis.WINDOW) -> Rescue:
+def rescue(pid: int, *, dry_run: bool = False, window: float = WINDOW) -> Rescue:
     """Grow each pipe that a blocked writer of a process, or of a descendant, hangs on; go on while that frees the next.
 
     It grows at least to what the write still wants, stops at the limit, and verifies that the writer moved. A busy
@@ -75,7 +77,7 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = diagnosis.WINDOW)
         raise ProcessGone(pid)
     steps: list[Step] = []
     done_with: set[str] = set()
-    found = diagnosis.diagnose(pid, window=window)
+    found = diagnose(pid, window=window)
     unsure = ""
     quiet = 0  # samples in a row in which nothing hangs: a writer that was just woken may soon wait again
     unhelped = 0  # samples in a row in which something hangs that no growing helps, or not yet
@@ -94,7 +96,7 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = diagnosis.WINDOW)
             if not step.moved or step.limit:
                 done_with.add(hang.pipe.file)
         try:
-            found = diagnosis.diagnose(pid, window=_WINDOW)
+            found = diagnose(pid, window=_WINDOW)
         except ProcessGone:  # it has ended, and hangs no more
             found = replace(found, findings=())
         except PipecapError as error:
@@ -121,7 +123,7 @@ class _Hang:
         """
         capacity = self.pipe.capacity or PAGE_SIZE
         to_go = [writer.to_go for writer in self.writers]
-        wanted = diagnosis.needed(capacity, sum(map(int, filter(None, to_go)))) if any(to_go) else 2 * capacity
+        wanted = growth.needed(capacity, sum(map(int, filter(None, to_go)))) if any(to_go) else 2 * capacity
         if wanted is None:
             return None
         return max(wanted, min(2 * capacity, limits().pipe_max_size or 0))
@@ -160,7 +162,7 @@ def _grow(hang: _Hang) -> Step:
     step = replace(step, refused="", limit=None)
     before = {writer.tid: _pulse(writer) for writer in hang.writers}
     try:
-        with snapshot.opened(_path(hang), hang.pipe.file) as fd:
+        with peek.opened(_path(hang), hang.pipe.file) as fd:
             refusal: ResizeRefused | None = None
             was = pipes.capacity(fd)
             try:

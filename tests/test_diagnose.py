@@ -12,8 +12,8 @@ from children import wait_until
 from hangs import HANGS, HEALTHY, Hang, Healthy, healthy, hung
 
 import pipecap
+from pipecap.diagnosis.growth import needed
 from pipecap.kernel.limits import PAGE_SIZE
-from pipecap.live.diagnosis import needed
 
 WINDOW = 0.1
 

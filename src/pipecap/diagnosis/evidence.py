@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from pipecap.diagnosis.unknown_holders import Outsiders
 from pipecap.kernel.pipes import PipeState
-from pipecap.live import procfs, snapshot
-from pipecap.live.outsiders import Outsiders
-from pipecap.live.snapshot import End, Process, Snapshot, Thread
-from pipecap.live.syscalls import Watched
+from pipecap.proc import peek, procfs, snapshot
+from pipecap.proc.snapshot import End, Process, Snapshot, Thread
+from pipecap.proc.syscalls import Watched
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ def _states(seen: Snapshot, threads: Collection[Thread]) -> dict[str, PipeState 
         else:
             watched = {each.fd for each in thread.wait.fds}
             files |= {end.file for end in ends if end.is_pipe and end.fd in watched}
-    return {file: snapshot.state_of(file, holders[file], proc=seen.proc) for file in files}
+    return {file: peek.state_of(file, holders[file], proc=seen.proc) for file in files}
 
 
 def _note_locks(evidence: Evidence) -> None:

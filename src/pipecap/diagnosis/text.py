@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pipecap.live.diagnosis import Finding, Party, PipeNow
+    from pipecap.diagnosis.finding import Finding, Party, PipeNow
 
 _MOST_TOLD = 3
 _MOST_DRAWN = 24

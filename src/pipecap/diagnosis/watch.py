@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from pipecap.diagnosis import diagnose, evidence, text
+from pipecap.diagnosis.diagnose import WINDOW
+from pipecap.diagnosis.finding import Diagnosis, Finding
 from pipecap.errors import InvalidSize
-from pipecap.live import diagnosis, evidence, telling
-from pipecap.live.diagnosis import WINDOW, Diagnosis, Finding
-from pipecap.live.stacks import own_lines
+from pipecap.proc.stacks import own_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class News:
 
 def told(finding: Finding) -> str:
     """Give a finding as one text for a log, in ASCII."""
-    return "\n".join(telling.plain(telling.tell(finding)))
+    return "\n".join(text.plain(text.tell(finding)))
 
 
 @contextmanager
@@ -168,8 +169,8 @@ def diagnose_self(*, window: float = WINDOW, stacks: bool = False) -> Diagnosis:
     """Diagnose this process and its descendants as if the threads that look were not there."""
     me = os.getpid()
     seen = evidence.gather(window=window, ignored=frozenset({*_lookers, threading.get_native_id()}))
-    found = diagnosis.judge(seen, seen.now.tree(me), me)
+    found = diagnose.judge(seen, seen.now.tree(me), me)
     if stacks:
-        return diagnosis.with_stacks(found)
+        return diagnose.with_stacks(found)
     # The lines of this process alone take no other program.
-    return diagnosis.with_lines(found, own_lines()) if found.findings else found
+    return diagnose.with_lines(found, own_lines()) if found.findings else found

@@ -7,8 +7,9 @@ from dataclasses import replace
 import hangs
 import pytest
 
-from pipecap.live import telling
-from pipecap.live.diagnosis import Finding, Party, PipeNow, diagnose
+from pipecap.diagnosis import text
+from pipecap.diagnosis.diagnose import diagnose
+from pipecap.diagnosis.finding import Finding, Party, PipeNow
 
 PIPE = PipeNow("pipe:[991]", 991, 65536, 16, 62029, True, (10, 20), (10, 20), "")
 FEEDER = Party(
@@ -30,7 +31,7 @@ FINDING = Finding(
 
 
 def test_the_documented_example_reads_like_this() -> None:
-    assert telling.tell(FINDING) == [
+    assert text.tell(FINDING) == [
         "deadlock, proven: join before get",
         "  thread 21 of process 20, a queue's feeder by the look of it, waits in write(fd 4, 1,000,009 bytes),"
         " 938 KB to go [python app.py]",
@@ -52,7 +53,7 @@ def test_the_documented_example_live() -> None:
     scene = next(hang for hang in hangs.HANGS if hang.name == "join_before_get")
     with hangs.hung(scene) as child:
         (finding,) = diagnose(child.pid).findings
-    text = "\n".join(telling.tell(finding))
+    written = "\n".join(text.tell(finding))
     (producer,) = {party.pid for party in finding.parties} - {child.pid}
     for part in (
         f"of process {producer}, a queue's feeder",
@@ -64,13 +65,13 @@ def test_the_documented_example_live() -> None:
         "pipecap.drain(queue, [process])",
         "frees it",
     ):
-        assert part in text
+        assert part in written
 
 
 def test_only_the_drawing_has_characters_beyond_ascii_and_plain_has_none() -> None:
-    lines = telling.tell(FINDING)
+    lines = text.tell(FINDING)
     assert all(line.isascii() for line in lines[:-4])
-    plain = telling.plain(lines)
+    plain = text.plain(lines)
     assert all(line.isascii() for line in plain)
     assert plain[-4:] == [
         "    |- [2] process 10: wait4(20)",
@@ -83,40 +84,40 @@ def test_only_the_drawing_has_characters_beyond_ascii_and_plain_has_none() -> No
 def test_python_lines_are_told_where_they_are_known() -> None:
     feeder = replace(FEEDER, line="queues.py:250 in Queue._feed")
     finding = replace(FINDING, parties=(feeder, replace(PARENT, line="app.py:9 in main"), EXITING))
-    text = telling.tell(finding)
-    assert "a queue's feeder, waits in" in text[1]
-    assert "at queues.py:250 in Queue._feed" in text[1]
-    assert text[2].endswith("waits for process 20 to exit, at app.py:9 in main")
-    assert "[2] process 10: wait4(20), at app.py:9 in main" in text[8]
+    written = text.tell(finding)
+    assert "a queue's feeder, waits in" in written[1]
+    assert "at queues.py:250 in Queue._feed" in written[1]
+    assert written[2].endswith("waits for process 20 to exit, at app.py:9 in main")
+    assert "[2] process 10: wait4(20), at app.py:9 in main" in written[8]
 
 
 def test_a_thread_that_writes_itself_is_no_feeder() -> None:
     finding = replace(FINDING, parties=(replace(FEEDER, line="app.py:3 in send"), PARENT, EXITING))
-    assert "feeder" not in telling.tell(finding)[1]
+    assert "feeder" not in text.tell(finding)[1]
 
 
 def test_what_comes_from_outside_cannot_move_the_cursor() -> None:
     feeder = replace(FEEDER, command="python -c \x1b[2J\nprint('é')", line="\x1b]0;x\x07.py:1 in é")
-    lines = telling.tell(replace(FINDING, parties=(feeder, PARENT, EXITING), cause="a\nb"))
+    lines = text.tell(replace(FINDING, parties=(feeder, PARENT, EXITING), cause="a\nb"))
     assert all(character.isprintable() for line in lines for character in line)
     assert r"\x1b[2J" in lines[1]
 
 
 def test_a_long_command_is_cut() -> None:
     finding = replace(FINDING, parties=(replace(FEEDER, command="python " + "x" * 500), PARENT, EXITING))
-    assert telling.tell(finding)[1].endswith("xxx ...]")
-    assert len(telling.tell(finding)[1]) < 200
+    assert text.tell(finding)[1].endswith("xxx ...]")
+    assert len(text.tell(finding)[1]) < 200
 
 
 def test_a_stall_claims_no_proof() -> None:
-    text = "\n".join(telling.tell(replace(FINDING, verdict="stall")))
-    assert text.startswith("stall, seen but not proven: ")
-    assert "proof" not in text
+    written = "\n".join(text.tell(replace(FINDING, verdict="stall")))
+    assert written.startswith("stall, seen but not proven: ")
+    assert "proof" not in written
 
 
 def test_a_quiet_finding_has_no_pipe_and_offers_no_growing() -> None:
     finding = Finding("quiet", "waiting for input", (), (EXITING,), "nothing moves", "none", False, "no pipe is full")
-    assert telling.tell(finding) == [
+    assert text.tell(finding) == [
         "quiet, no problem by itself: waiting for input",
         "  process 20 waits in futex(), a lock of its process [python app.py]",
         "  cause: nothing moves",
@@ -148,36 +149,36 @@ def test_a_quiet_finding_has_no_pipe_and_offers_no_growing() -> None:
 )  # fmt: skip
 def test_each_state_of_a_pipe_is_told(pipe: PipeNow, said: str) -> None:
     feeder = replace(FEEDER, file=pipe.file)
-    assert said in "\n".join(telling.sentences(replace(FINDING, pipes=(pipe,), parties=(feeder, PARENT, EXITING))))
+    assert said in "\n".join(text.sentences(replace(FINDING, pipes=(pipe,), parties=(feeder, PARENT, EXITING))))
 
 
 def test_a_reader_that_sits_elsewhere_is_told_with_its_call() -> None:
     reader = replace(PARENT, call="read(fd 3)", file="pipe:[7]")
     assert (
         "only process 10 reads it, and that waits in read(fd 3)"
-        in telling.tell(replace(FINDING, parties=(FEEDER, reader, EXITING)))[2]
+        in text.tell(replace(FINDING, parties=(FEEDER, reader, EXITING)))[2]
     )
 
 
 def test_a_pipe_that_cannot_grow_says_why() -> None:
     finding = replace(FINDING, rescuable=False, rescue="it is a socketpair")
-    assert "  growing does not free it: it is a socketpair" in telling.tell(finding)
+    assert "  growing does not free it: it is a socketpair" in text.tell(finding)
 
 
 def test_weaker_evidence_is_marked_where_it_is_used() -> None:
     finding = replace(FINDING, parties=(replace(FEEDER, weak=True), PARENT, EXITING))
-    assert telling.proof(finding)[0].endswith("(weaker evidence: told by wchan)")
+    assert text.proof(finding)[0].endswith("(weaker evidence: told by wchan)")
 
 
 def test_a_write_of_which_no_more_is_known_has_no_rest() -> None:
     finding = replace(FINDING, parties=(replace(FEEDER, to_go=1), PARENT, EXITING))
-    assert "to go" not in telling.tell(finding)[1]
+    assert "to go" not in text.tell(finding)[1]
 
 
 def test_each_party_is_drawn_once_however_many_wait_for_each_other() -> None:
     tids = range(100, 120)
     crowd = [replace(EXITING, pid=tid, tid=tid, waits_for=tuple(set(tids) - {tid})) for tid in tids]
-    drawn = telling.proof(replace(FINDING, parties=tuple(crowd)))
+    drawn = text.proof(replace(FINDING, parties=tuple(crowd)))
     for number in range(1, 21):
         assert sum(f"[{number}] process" in line for line in drawn) == 1
     assert drawn[2] == "│  └─ waits for [1], [3], [4], [5], [6], [7] and 13 more"
@@ -187,8 +188,8 @@ def test_each_party_is_drawn_once_however_many_wait_for_each_other() -> None:
 def test_a_crowd_is_cut_and_counted() -> None:
     crowd = [replace(EXITING, pid=tid, tid=tid, waits_for=(tid + 1,)) for tid in range(100, 1100)]
     finding = replace(FINDING, parties=tuple(crowd))
-    assert telling.proof(finding)[-1] == "... and 976 more threads"
-    assert telling.sentences(finding)[3] == "... and 997 more threads like that"
+    assert text.proof(finding)[-1] == "... and 976 more threads"
+    assert text.sentences(finding)[3] == "... and 997 more threads like that"
 
 
 @pytest.mark.parametrize(
@@ -205,4 +206,4 @@ def test_a_crowd_is_cut_and_counted() -> None:
     ],
 )
 def test_amounts(size: int, told: str) -> None:
-    assert telling.amount(size) == told
+    assert text.amount(size) == told

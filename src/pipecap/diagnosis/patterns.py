@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipecap.live.evidence import Evidence
-from pipecap.live.procfs import ThreadMemory
-from pipecap.live.snapshot import Thread
+from pipecap.diagnosis.evidence import Evidence
+from pipecap.proc.procfs import ThreadMemory
+from pipecap.proc.snapshot import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

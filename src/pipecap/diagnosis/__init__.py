@@ -1,0 +1,1 @@
+"""What hangs a program, why, and what frees it."""

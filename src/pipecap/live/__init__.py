@@ -1,1 +1,0 @@
-"""Other processes, seen through /proc: read only, but for rescue."""

@@ -1,0 +1,1 @@
+"""Other processes, read through /proc and not judged."""
