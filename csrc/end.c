@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/vfs.h>
@@ -12,6 +13,10 @@
 /* Going to sleep and being woken takes both sides longer than the next piece takes to come, where the other side is at
  * work: it polls this often first. */
 #define POLLS 40
+
+/* A wait in rounds that has no limit says so to who reads its arguments in /proc/PID/syscall, by an entry that poll(2)
+ * passes over; src/pipecap/proc/syscalls.py. */
+#define UNTIMED 0x7063
 
 #ifdef __linux__
 
@@ -81,12 +86,13 @@ void pipecap_end_forked(struct pipecap_end *end)
 
 int64_t pipecap_deadline_in(int64_t length)
 {
-    return now_ns() + length;
+    return (now_ns() + length) & ~(int64_t)1;
 }
 
 int pipecap_wait_for(int fd, short events, int64_t deadline)
 {
-    struct pollfd end = {.fd = fd, .events = events};
+    struct pollfd ends[2] = {{.fd = fd, .events = events}, {.fd = -1, .events = UNTIMED}};
+    nfds_t count = deadline & 1 ? 2 : 1;
 
     for (;;) {
         int64_t left = deadline > 0 ? deadline - now_ns() : deadline;
@@ -96,11 +102,11 @@ int pipecap_wait_for(int fd, short events, int64_t deadline)
             timeout = 0;
         else if (deadline > 0)
             timeout = left / 1000000 >= INT_MAX ? INT_MAX : (int)((left + 999999) / 1000000);
-        result = poll(&end, 1, timeout);
+        result = poll(ends, count, timeout);
         if (result == -1)
             return -errno;
         if (result > 0)
-            return end.revents & POLLNVAL ? -EBADF : 1;
+            return ends[0].revents & POLLNVAL ? -EBADF : 1;
         if (timeout == 0 || (deadline > 0 && now_ns() >= deadline))
             return 0;
     }
@@ -114,4 +120,16 @@ int pipecap_comes_at_once(int fd, short events)
         sched_yield(); /* to the other side, where it has no CPU of its own */
     }
     return 0;
+}
+
+int pipecap_pidfd_getfd(int pidfd, int fd)
+{
+#ifdef SYS_pidfd_getfd
+    long result = syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+
+    return result < 0 ? -errno : (int)result;
+#else
+    (void)pidfd, (void)fd;
+    return -ENOSYS;
+#endif
 }

@@ -73,12 +73,16 @@ static inline int is_past(int64_t deadline)
     return deadline != WITHOUT_LIMIT && (deadline == 0 || now_ns() >= deadline);
 }
 
-/* The deadline, or `length` from now if that comes first. */
+/* The deadline, or `length` from now if that comes first. Odd while the caller's own deadline is WITHOUT_LIMIT, even
+ * while it has a limit: another process reads in the arguments of a futex(2) on shared memory (/proc/PID/syscall) whether
+ * the wait ends by itself; src/pipecap/proc/syscalls.py. For poll(2) pipecap_wait_for() has a mark of its own. */
 static inline int64_t within(int64_t deadline, int64_t length)
 {
     int64_t end = now_ns() + length;
 
-    return deadline != WITHOUT_LIMIT && deadline < end ? deadline : end;
+    if (deadline != WITHOUT_LIMIT && deadline < end)
+        return deadline;
+    return deadline & 1 ? end | 1 : end & ~(int64_t)1;
 }
 
 /* What a wait that ended without its event comes to. */

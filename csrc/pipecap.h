@@ -93,6 +93,9 @@ enum {
 /* The deadline that is `length` nanoseconds from now. */
 int64_t pipecap_deadline_in(int64_t length);
 
+/* pidfd_getfd(2): a descriptor of another process, by its pidfd, as one of this process, close-on-exec; or -errno. */
+int pipecap_pidfd_getfd(int pidfd, int fd);
+
 /* One process that uses the queue: a cache line. */
 struct pipecap_participant {
     uint32_t pid;        /* 0: the entry is free */

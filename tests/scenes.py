@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import programs
+
 DEADLINE = 20.0
 
 PUT_AND_EXIT = """
@@ -32,6 +34,21 @@ def scene(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield child
         finally:
             child.kill()
+
+
+@contextmanager
+def hung(name: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program of tests/hanging until it stands still; kill all of its session in the end."""
+    with programs.running(programs.HERE / "hanging" / f"{name}.py") as child:
+        programs.steady(child.pid)
+        yield child
+
+
+@contextmanager
+def healthy(name: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program of tests/healthy; kill all of its session in the end."""
+    with programs.running(programs.HERE / "healthy" / f"{name}.py") as child:
+        yield child
 
 
 def wait_until_blocked_on_a_full_pipe(pid: int) -> None:

@@ -26,7 +26,8 @@ VALIDATOR = jsonschema.Draft202012Validator(json.loads((files("pipecap") / "sche
 
 def row_of(text: str, inode: int) -> list[str]:
     """Give the cells of a pipe in the table."""
-    return next(re.split(r"  +", line.strip()) for line in text.splitlines() if line.split()[:1] == [str(inode)])
+    rows = (line for line in text.splitlines() if line.split()[-1:] == [str(inode)])
+    return next(re.split(r"  +", row.strip()) for row in rows)
 
 
 def test_a_hang_is_on_top_with_who_waits_and_the_next_command() -> None:
@@ -40,23 +41,25 @@ def test_a_hang_is_on_top_with_who_waits_and_the_next_command() -> None:
     assert (first["full"], writer["pid"] != parent.pid, writer["tid"] != writer["pid"]) == (True, True, True)
     assert {holder["pid"] for holder in first["readers"]} == {parent.pid, writer["pid"]}
     lines = answer.stdout.splitlines()
-    assert lines[0].split() == "inode capacity unread full readers writers waiting unmoved".split()
+    assert lines[0].split() == "program writers readers unread capacity full waiting unmoved inode".split()
     cells = row_of(answer.stdout, first["inode"])
-    assert lines[1].split()[0] == cells[0]
-    assert cells[1:4] == [f"{first['capacity']:,}", f"{first['unread']:,}", "yes"]
-    assert cells[-2] == "1"
-    assert re.fullmatch(r">=\d\.\d s", cells[-1])
+    assert lines[1].split()[-1] == cells[-1]
+    assert cells[-6:-3] == [f"{first['unread']:,}", f"{first['capacity']:,}", "yes"]
+    assert cells[-3] == "1"
+    assert re.fullmatch(r">=\d\.\d s", cells[-2])
     assert "Waiting threads" in lines
     assert any(f"{writer['tid']}  write(fd {first['writers'][-1]['fd']}" in line for line in lines)
-    assert lines[-2].startswith(f"[problem] Pipe {first['inode']} is full")
-    assert lines[-1] == f"  -> python -m pipecap doctor {writer['pid']}"
+    verdict = " ".join(" ".join(lines[-3:-1]).split())
+    assert verdict.startswith(f"[problem] process {parent.pid} [python")
+    assert "deadlock, proven: join before get" in verdict
+    assert lines[-1] == f"  -> python -m pipecap doctor {parent.pid}"
     assert answer.returncode == 0
 
 
 def test_nothing_wrong_is_said_so(pipe: tuple[int, int]) -> None:
     with forked(signal.pause) as child:
         answer = pipecap_command("ps", str(child.pid), "--window", "0")
-    assert row_of(answer.stdout, os.fstat(pipe[0]).st_ino)[1:4] == [f"{DEFAULT:,}", "0", "no"]
+    assert row_of(answer.stdout, os.fstat(pipe[0]).st_ino)[3:6] == ["0", f"{DEFAULT:,}", "no"]
     assert answer.stdout.splitlines()[-2].startswith("[ok] ")
     assert answer.stderr == ""
 
@@ -106,7 +109,7 @@ def test_names_of_fifos_and_what_is_not_known_are_told(fifo: Path) -> None:
         inode = os.fstat(one_sided).st_ino
     finally:
         os.close(one_sided)
-    assert row_of(text, inode)[1:4] == ["unknown", "unknown", "unknown"]
+    assert row_of(text, inode).count("unknown") == 3
     assert f"  {inode} is the FIFO {fifo}" in text.splitlines()
     assert f"pipe {inode}: a FIFO with one side only" in text
 

@@ -189,12 +189,12 @@ def test_bytes_in_and_out_are_lower_bounds_from_the_samples(pipe: tuple[int, int
     """30,000 bytes more in one interval: at least so many per second came in; and they fade with the next sample."""
     inode = os.fstat(pipe[0]).st_ino
     with top(str(os.getpid()), size=(100, 120)) as shown:
-        shown.until(rf"{inode}\s+0\s")
+        shown.until(rf" 0 +65,536 [^\n]*{inode}")
         os.write(pipe[1], bytes(30_000))
-        shown.until(rf"{inode} +[█▉]\S* +30,000 +65,536 +>=[\d,]+ +{os.getpid()}")
-        shown.until(rf"{inode} +[█▉]\S* +30,000 +65,536 +{os.getpid()}.*>=\d")
+        shown.until(rf"[█▉]\S* +30,000 +65,536 +>=[\d,]+ +moves +{inode}")
+        shown.until(rf"[█▉]\S* +30,000 +65,536 +>=\d+\.\d s +{inode}")
         os.read(pipe[0], 25_000)
-        shown.until(rf"{inode} +[█▉]\S* +5,000 +65,536 +>=[\d,]+ +{os.getpid()}")
+        shown.until(rf"[█▉]\S* +5,000 +65,536 +>=[\d,]+ +moves +{inode}")
         shown.type(b"q")
         assert shown.ended() == 0
 

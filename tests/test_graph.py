@@ -8,7 +8,7 @@ from itertools import chain, combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecap.diagnosis.graph import groups, stuck
+from pipecap.diagnosis.graph import closure, core, groups, stuck
 
 Movers = Mapping[int, "Iterable[int] | None"]
 
@@ -127,6 +127,57 @@ def components(threads: set[int], movers: Movers) -> list[set[int]]:
     return parts
 
 
+def is_closed(members: set[int], movers: Movers) -> bool:
+    """Whether none of them waits for a thread beyond."""
+    return all(set(movers.get(thread) or ()) <= members for thread in members)
+
+
+@given(graphs(), st.frozensets(st.integers(0, OUTSIDE), max_size=3))
+def test_the_closure_is_the_smallest_set_that_waits_for_nobody_beyond(
+    movers: dict[int, frozenset[int] | None], nodes: frozenset[int]
+) -> None:
+    closed = [each for each in subsets(range(OUTSIDE + 1)) if nodes <= each and is_closed(each, movers)]
+    assert closure(nodes, movers) == set(range(OUTSIDE + 1)).intersection(*closed)
+
+
+@given(graphs(outside=False), st.frozensets(BLOCKED))
+def test_the_core_is_what_waits_for_itself_or_for_nobody(
+    movers: dict[int, frozenset[int]], some: frozenset[int]
+) -> None:
+    """Through however many others, also such as were not asked for."""
+    edges = {(thread, other) for thread, others in movers.items() for other in others}
+    paths: set[tuple[int, int]] = set()
+    while paths != (longer := edges | {(a, d) for a, b in paths for c, d in edges if b == c}):
+        paths = longer
+    nodes = some & movers.keys()
+    assert core(nodes, movers) == {node for node in nodes if (node, node) in paths or not movers[node]}
+
+
+@given(graphs(outside=False))
+def test_all_that_is_stuck_waits_for_a_core(movers: dict[int, frozenset[int]]) -> None:
+    """Directly, through others, or as a part of it: without one, nothing would be stuck."""
+    threads = stuck(movers)
+    hard = core(threads, movers)
+    assert hard <= threads
+    assert all(closure([thread], movers) & hard for thread in threads)
+
+
+@given(graphs(outside=False))
+def test_a_core_without_the_others_is_stuck_as_it_was(movers: dict[int, frozenset[int]]) -> None:
+    """Those left out only wait for it; what a member waits for is a member, or hangs on another one."""
+    threads = stuck(movers)
+    hard = closure(core(threads, movers), movers)
+    assert stuck({thread: movers[thread] for thread in hard}) == hard
+
+
+def test_who_only_waits_for_a_deadlock_is_not_in_its_core() -> None:
+    """A parent that waits for a child of two that hang together; a thread that nobody can wake."""
+    movers: dict[str, list[str]] = {"parent": ["a"], "a": ["b"], "b": ["a"], "alone": []}
+    assert core(movers, movers) == {"a", "b", "alone"}
+    assert closure(["parent"], movers) == {"parent", "a", "b"}
+    assert closure([], movers) == set()
+
+
 class Counted(list[int]):
     """Movers that count how often they are gone through."""
 
@@ -162,3 +213,11 @@ def test_a_star_of_100_000_threads_costs_no_more_than_its_edges() -> None:
     assert len(stuck(movers)) == size
     assert sharing.looks <= 2
     assert len(groups(movers, movers)) == 1
+
+
+def test_the_core_of_a_crowd_costs_no_more_than_its_edges() -> None:
+    """Workers that wait for one lock: each could be woken by all others."""
+    size = 200
+    crowd = {thread: Counted(other for other in range(size) if other != thread) for thread in range(size)}
+    assert core(crowd, crowd) == crowd.keys()
+    assert max(movers.looks for movers in crowd.values()) <= 4

@@ -159,7 +159,7 @@ def test_the_tree_has_the_pipes_of_descendants_too() -> None:
 # Who waits.
 
 
-def test_a_blocked_writer_is_told_and_comes_first(pipe: tuple[int, int]) -> None:
+def test_a_blocked_writer_is_shown_and_comes_first(pipe: tuple[int, int]) -> None:
     fill(pipe[1])
     with forked(lambda: os.write(pipe[1], bytes(100_000))) as child:
         wait_until_in("pipe_write", child.pid)
@@ -171,7 +171,7 @@ def test_a_blocked_writer_is_told_and_comes_first(pipe: tuple[int, int]) -> None
     assert found[0].unmoved
 
 
-def test_a_blocked_reader_is_told_and_is_no_trouble(pipe: tuple[int, int]) -> None:
+def test_a_blocked_reader_is_shown_and_is_no_trouble(pipe: tuple[int, int]) -> None:
     with forked(lambda: os.read(pipe[0], 1)) as child:
         wait_until_in("pipe_read", child.pid)
         found = of(pipe[0], list_pipes(child.pid))
@@ -357,14 +357,14 @@ def test_a_missing_procfs_is_said_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pid", [0, -1, True, 1.5, "1", [], 2**31, 2**100])
 def test_what_is_no_pid_is_an_error_of_the_tree(pid: object) -> None:
-    with pytest.raises(pipecap.InvalidSize) as caught:
+    with pytest.raises(pipecap.InvalidValue) as caught:
         list_pipes(pid)  # type: ignore[arg-type]
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("window", [-1, 3600, float("nan"), True, "1", None])
 def test_what_is_no_window_is_too(window: object) -> None:
-    with pytest.raises(pipecap.InvalidSize):
+    with pytest.raises(pipecap.InvalidValue):
         list_pipes(os.getpid(), window=window)  # type: ignore[arg-type]
 
 
@@ -376,7 +376,7 @@ def test_it_is_frozen_and_plain_data(pipe: tuple[int, int]) -> None:
     assert isinstance(found.to_dict()["readers"][0], dict)  # type: ignore[index]
 
 
-def test_a_thread_is_told_by_its_own_number(pipe: tuple[int, int]) -> None:
+def test_a_thread_is_shown_by_its_own_number(pipe: tuple[int, int]) -> None:
     """Not by that of its process."""
     program = (
         "import os, sys, threading\n"

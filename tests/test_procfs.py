@@ -5,20 +5,25 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import pwd
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from children import Thread, and_stay, forked, wait_until
+from children import Thread, and_stay, finish, forked, wait_until
 from conftest import needs_root
 from privilege import in_child, is_root, unprivileged
 
-from pipecap.proc import procfs, sockets
+import pipecap
+from pipecap.proc import procfs
+from pipecap.proc.files import EventFd, Fifo, PidFd, Pipe, Socket
 from pipecap.proc.procfs import Open, ThreadMemory
 from pipecap.proc.snapshot import End, Process, take
 from pipecap.proc.syscalls import Watched
@@ -110,17 +115,17 @@ def test_a_snapshot_leaves_out_what_only_names_a_file(pipe: tuple[int, int], fif
 
 
 def test_a_snapshot_has_the_ends_of_a_pipe(pipe: tuple[int, int]) -> None:
-    file = f"pipe:[{os.fstat(pipe[0]).st_ino}]"
+    file = Pipe(os.fstat(pipe[0]).st_ino)
     process = mine()
     assert process.end(pipe[0]) == End(pipe[0], file, True, False)
     assert process.end(pipe[1]) == End(pipe[1], file, False, True)
-    assert link(pipe[0]) == link(pipe[1]) == file
+    assert link(pipe[0]) == link(pipe[1]) == str(file)
 
 
 def test_a_read_end_opened_anew_for_writing_is_a_write_end(pipe: tuple[int, int]) -> None:
     again = os.open(f"/proc/self/fd/{pipe[0]}", os.O_WRONLY)
     with closing(again):
-        assert mine().end(again) == End(again, link(pipe[0]), False, True)
+        assert mine().end(again) == End(again, Pipe(os.fstat(again).st_ino), False, True)
 
 
 def test_a_snapshot_has_the_ends_of_a_fifo_by_device_and_inode(fifo: Path) -> None:
@@ -128,7 +133,7 @@ def test_a_snapshot_has_the_ends_of_a_fifo_by_device_and_inode(fifo: Path) -> No
     both = os.open(fifo, os.O_RDWR)
     reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     with closing(both, reading):
-        file = f"fifo:{status.st_dev}:{status.st_ino}"
+        file = Fifo(status.st_dev, status.st_ino)
         process = mine()
         assert process.end(both) == End(both, file, True, True)
         assert process.end(reading) == End(reading, file, True, False)
@@ -138,11 +143,11 @@ def test_a_snapshot_has_the_ends_of_a_fifo_by_device_and_inode(fifo: Path) -> No
 def test_a_fifo_without_a_name_any_more_is_still_one(fifo: Path) -> None:
     both = os.open(fifo, os.O_RDWR)
     with closing(both):
-        inode = os.fstat(both).st_ino
+        status = os.fstat(both)
         fifo.unlink()
         end = mine().end(both)
         assert end is not None
-        assert end.file.endswith(f":{inode}")
+        assert end.file == Fifo(status.st_dev, status.st_ino)
         assert end.is_pipe
 
 
@@ -150,9 +155,7 @@ def test_a_snapshot_has_sockets_and_no_files(tmp_path: Path) -> None:
     here, there = socket.socketpair()
     with here, there, open(tmp_path / "file", "wb") as file:
         process = mine()
-        assert process.end(here.fileno()) == End(
-            here.fileno(), f"socket:[{os.fstat(here.fileno()).st_ino}]", True, True
-        )
+        assert process.end(here.fileno()) == End(here.fileno(), Socket(os.fstat(here.fileno()).st_ino), True, True)
         assert process.end(file.fileno()) is None
 
 
@@ -161,7 +164,7 @@ def test_a_pidfd_names_its_process() -> None:
         fd = os.pidfd_open(child.pid)
         with closing(fd):
             assert procfs.pidfd(ME, fd, PROC) == child.pid
-            assert mine().end(fd) == End(fd, f"pidfd:{child.pid}", True, False)
+            assert mine().end(fd) == End(fd, PidFd(child.pid), True, False)
 
 
 def test_the_pidfd_of_one_who_was_reaped_names_nobody() -> None:
@@ -169,7 +172,18 @@ def test_the_pidfd_of_one_who_was_reaped_names_nobody() -> None:
         fd = os.pidfd_open(child.pid)
     with closing(fd):
         assert procfs.pidfd(ME, fd, PROC) == -1
-        assert mine().end(fd) == End(fd, "pidfd:-1", True, False)
+        assert mine().end(fd) == End(fd, PidFd(-1), True, False)
+
+
+def test_an_eventfd_is_known_by_its_number_in_all_who_inherited_it() -> None:
+    one, other = os.eventfd(0), os.eventfd(0)
+    with closing(one, other), forked(signal.pause) as child:
+        process = mine()
+        ends = [process.end(one), process.end(other), take().processes[child.pid].end(one)]
+        files = [end.file for end in ends if end is not None]
+        assert len(files) == 3
+        assert all(isinstance(file, EventFd) for file in files)
+        assert files[0] == files[2] != files[1]
 
 
 def test_a_link_that_is_too_long_to_read_hides_nobody_else(pipe: tuple[int, int], tmp_path: Path) -> None:
@@ -267,9 +281,9 @@ def test_status_counts_how_often_a_thread_went_to_sleep(pipe: tuple[int, int]) -
 
 
 @contextmanager
-def memfd(size: int, flags: int = mmap.MAP_SHARED) -> Iterator[tuple[int, int]]:
+def memfd(size: int, flags: int = mmap.MAP_SHARED, *, name: str = "pipecap") -> Iterator[tuple[int, int]]:
     """Map a memfd; give its descriptor, and the address."""
-    fd = os.memfd_create("pipecap")
+    fd = os.memfd_create(name)
     with closing(fd):
         os.truncate(fd, size)
         with mmap.mmap(fd, size, flags=flags) as mapped:
@@ -285,16 +299,40 @@ def identity(fd: int) -> str:
     return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
 
 
+def ours(fd: int, offset: int) -> procfs.Mapping:
+    """Return a place in a memfd named as those of pipecap's queues are."""
+    return procfs.Mapping(identity(fd), offset, is_pipecap=True)
+
+
 def test_shared_memory_is_known_by_its_file_and_the_place_in_it() -> None:
     """The same place, mapped twice at different addresses, is one and the same lock."""
     with memfd(4 * PAGE) as (fd, first):
-        assert procfs.shared_mapping(ME, first, PROC) == (identity(fd), 0)
-        assert procfs.shared_mapping(ME, first + PAGE + 5, PROC) == (identity(fd), PAGE + 5)
-        assert procfs.shared_mapping(ME, first + 4 * PAGE - 1, PROC) == (identity(fd), 4 * PAGE - 1)
+        assert procfs.shared_mapping(ME, first, PROC) == ours(fd, 0)
+        assert procfs.shared_mapping(ME, first + PAGE + 5, PROC) == ours(fd, PAGE + 5)
+        assert procfs.shared_mapping(ME, first + 4 * PAGE - 1, PROC) == ours(fd, 4 * PAGE - 1)
         with mmap.mmap(fd, PAGE, offset=2 * PAGE) as second:
-            assert procfs.shared_mapping(ME, address_of(second) + 7, PROC) == (identity(fd), 2 * PAGE + 7)
+            assert procfs.shared_mapping(ME, address_of(second) + 7, PROC) == ours(fd, 2 * PAGE + 7)
         assert identity(fd) in procfs.shared_files(ME, PROC)
     assert procfs.shared_mapping(ME, first, PROC) is None
+
+
+@pytest.mark.parametrize("name", ["pickle", "not pipecap", ""])
+def test_memory_of_others_is_not_of_a_queue_of_pipecap(name: str) -> None:
+    with memfd(PAGE, name=name) as (fd, address):
+        assert procfs.shared_mapping(ME, address, PROC) == procfs.Mapping(identity(fd), 0, is_pipecap=False)
+
+
+def test_the_memory_of_a_queue_of_pipecap_is_known_as_that() -> None:
+    """By its name, which a child that inherited it has, too."""
+    queue = pipecap.get_context("fork").Queue()
+    with forked(signal.pause) as child:
+        for pid in (ME, child.pid):
+            rows = Path(f"/proc/{pid}/maps").read_text().splitlines()
+            (start,) = {int(row.partition("-")[0], 16) for row in rows if "/memfd:pipecap" in row}
+            place = procfs.shared_mapping(pid, start, PROC)
+            assert place is not None
+            assert (place.offset, place.is_pipecap) == (0, True)
+    finish(queue)
 
 
 def test_private_memory_is_not_shared() -> None:
@@ -316,7 +354,8 @@ def test_anonymous_shared_memory_has_an_identity_in_all_who_inherited_it() -> No
             place = procfs.shared_mapping(ME, address, PROC)
             assert place is not None
             assert procfs.shared_mapping(child.pid, address, PROC) == place
-            assert place[0] in procfs.shared_files(child.pid, PROC)
+            assert not place.is_pipecap
+            assert place.file in procfs.shared_files(child.pid, PROC)
 
 
 def test_mapped_files_may_have_any_name(tmp_path: Path) -> None:
@@ -332,32 +371,32 @@ def test_mapped_files_may_have_any_name(tmp_path: Path) -> None:
 def test_memory_is_read_as_it_is() -> None:
     data = ctypes.create_string_buffer(b"some bytes", 3 * PAGE)
     address = ctypes.addressof(data)
-    memory = ThreadMemory(ME, PROC)
+    memory = ThreadMemory(ME, ME, PROC)
     assert memory.read(address, 10) == b"some bytes"
     assert memory.read(address, 3 * PAGE) == data.raw
     assert memory.read(address, 0) == b""
     with forked(signal.pause) as child:
-        assert ThreadMemory(child.pid, PROC).read(address, 10) == b"some bytes"
+        assert ThreadMemory(child.pid, child.pid, PROC).read(address, 10) == b"some bytes"
 
 
 @pytest.mark.parametrize("address", [0, 8, 2**47, 2**63, 2**64 - 8, 2**70])
 def test_memory_that_is_not_there_is_none(address: int) -> None:
-    assert ThreadMemory(ME, PROC).read(address, 8) is None
+    assert ThreadMemory(ME, ME, PROC).read(address, 8) is None
 
 
 def test_memory_that_ends_too_early_is_none() -> None:
     """Half of what was asked for would be taken for all of it."""
     with memfd(2 * PAGE) as (fd, address):
-        assert ThreadMemory(ME, PROC).read(address, 2 * PAGE) == bytes(2 * PAGE)
+        assert ThreadMemory(ME, ME, PROC).read(address, 2 * PAGE) == bytes(2 * PAGE)
         os.truncate(fd, PAGE)
-        assert ThreadMemory(ME, PROC).read(address, PAGE) == bytes(PAGE)
-        assert ThreadMemory(ME, PROC).read(address, 2 * PAGE) is None
+        assert ThreadMemory(ME, ME, PROC).read(address, PAGE) == bytes(PAGE)
+        assert ThreadMemory(ME, ME, PROC).read(address, 2 * PAGE) is None
 
 
 def test_memory_of_one_who_is_gone_is_none() -> None:
     with forked(signal.pause) as child:
         pass
-    assert ThreadMemory(child.pid, PROC).read(id(child), 8) is None
+    assert ThreadMemory(child.pid, child.pid, PROC).read(id(child), 8) is None
 
 
 @needs_root
@@ -366,7 +405,7 @@ def test_memory_that_may_not_be_read_is_none() -> None:
     address = ctypes.addressof(data)
 
     def look() -> tuple[bytes | None, tuple[Watched, ...] | None]:
-        memory = ThreadMemory(ME, PROC)
+        memory = ThreadMemory(ME, ME, PROC)
         return memory.read(address, 6), memory.epolled(0)
 
     assert unprivileged(look) == (None, None)
@@ -376,7 +415,7 @@ def test_memory_that_may_not_be_read_is_none() -> None:
 def test_what_an_epoll_descriptor_watches(pipe: tuple[int, int]) -> None:
     here, there = socket.socketpair()
     with here, there, select.epoll() as epoll:
-        memory = ThreadMemory(ME, PROC)
+        memory = ThreadMemory(ME, ME, PROC)
         assert memory.epolled(epoll.fileno()) == ()
         epoll.register(pipe[0], select.EPOLLIN)
         epoll.register(pipe[1], select.EPOLLOUT | select.EPOLLET)
@@ -391,64 +430,90 @@ def test_what_an_epoll_descriptor_watches(pipe: tuple[int, int]) -> None:
     assert memory.epolled(1 << 20) is None
 
 
-# ---- sockets ----
+# ---- what else is known of a thread and its process ----
 
 
-def unix_diag() -> bool:
-    with suppress(OSError):
-        here, there = socket.socketpair()
-        with here, there:
-            return bool(sockets.socket_peers())
-    return False
+def test_the_kernel_function_that_a_thread_sleeps_in(pipe: tuple[int, int]) -> None:
+    with forked(lambda: os.read(pipe[0], 1)) as child:
+        wait_until(lambda: "pipe_read" in ThreadMemory(child.pid, child.pid, PROC).wchan())
+    assert ThreadMemory(child.pid, child.pid, PROC).wchan() == ""
+    assert procfs.wchan(f"/proc/{child.pid}") == "unknown"
 
 
-needs_diag = pytest.mark.skipif(not unix_diag(), reason="this kernel does not tell who is connected (unix_diag)")
-
-
-def inode(end: socket.socket) -> int:
-    return os.fstat(end.fileno()).st_ino
-
-
-@needs_diag
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
-def test_the_other_end_of_a_socketpair(kind: int) -> None:
-    here, there = socket.socketpair(type=kind)
-    with here, there:
-        peers = sockets.socket_peers()
-        assert peers[inode(here)] == inode(there)
-        assert peers[inode(there)] == inode(here)
-
-
-@needs_diag
-def test_many_sockets_come_in_more_than_one_answer() -> None:
-    pairs = [socket.socketpair() for _ in range(400)]
+def test_the_memory_of_a_queue_of_pipecap_is_known() -> None:
+    queue = pipecap.get_context("fork").Queue()
     try:
-        peers = sockets.socket_peers()
-        assert all(peers[inode(here)] == inode(there) and peers[inode(there)] == inode(here) for here, there in pairs)
+        with open("/proc/self/maps") as file:
+            rows = [line.split(maxsplit=5) for line in file if "/memfd:pipecap" in line]
+        first = int(rows[0][0].partition("-")[0], 16)
+        memory = ThreadMemory(ME, ME, PROC)
+        assert memory.is_pipecap(first)
+        assert not memory.is_pipecap(id(object()))
+        assert not ThreadMemory(10**9, 10**9, PROC).is_pipecap(first)
     finally:
-        for pair in pairs:
-            for end in pair:
-                end.close()
+        queue.close()
 
 
-@needs_diag
-def test_a_socket_without_a_peer_has_none() -> None:
-    here, there = socket.socketpair()
-    with here, socket.socket(socket.AF_UNIX) as alone:
-        alone.bind(b"\0pipecap test " + str(ME).encode())
-        alone.listen()
-        gone = inode(there)
-        there.close()
-        peers = sockets.socket_peers()
-        assert inode(alone) not in peers
-        assert gone not in peers
+@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGCHLD])
+def test_a_handler_that_may_end_a_wait_is_known(number: signal.Signals) -> None:
+    def handle() -> None:
+        for each in (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
+
+    with forked(and_stay(handle)) as child:
+        wait_until(lambda: procfs.handled(child.pid, PROC) == (number.name,))
 
 
-@needs_diag
-def test_an_ordinary_user_is_told_too() -> None:
-    here, there = socket.socketpair()
-    with here, there:
-        assert unprivileged(sockets.socket_peers)[inode(here)] == inode(there)
+def test_the_handler_that_python_itself_installs_says_nothing() -> None:
+    """Every Python program has one of SIGINT."""
+    assert "SIGINT" not in procfs.handled(ME, PROC)
+    program = "import signal; print(signal.getsignal(signal.SIGINT).__name__, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "default_int_handler\n"
+        assert procfs.handled(other.pid, PROC) == ()
+        other.communicate("\n")
+    assert procfs.handled(other.pid, PROC) == ()
+
+
+def test_a_terminal_is_known_by_its_name(pipe: tuple[int, int], tmp_path: Path) -> None:
+    leader, terminal = os.openpty()
+    null = os.open(os.devnull, os.O_RDONLY)
+    with closing(leader, terminal, null), open(tmp_path / "file", "wb") as file:
+        assert procfs.is_terminal(ME, terminal, PROC)
+        others = [*pipe, null, file.fileno(), 1 << 20]
+        assert not any(procfs.is_terminal(ME, fd, PROC) for fd in others)
+
+
+def test_cpu_time_is_that_of_one_thread() -> None:
+    def spin() -> None:
+        while True:
+            pass
+
+    with forked(spin) as child, forked(signal.pause) as other:
+        wait_until(lambda: procfs.cpu_seconds(child.pid, child.pid, PROC) >= 0.02)
+        assert procfs.cpu_seconds(other.pid, other.pid, PROC) <= 0.02
+    with pytest.raises((FileNotFoundError, ProcessLookupError)):
+        procfs.cpu_seconds(child.pid, child.pid, PROC)
+
+
+def test_the_age_of_a_process_grows_and_is_0_where_it_cannot_be_read(tmp_path: Path) -> None:
+    start = procfs.stat(f"/proc/{ME}").start
+    first = procfs.age(start, PROC)
+    assert 0 < first <= procfs.uptime(PROC)
+    assert procfs.age(start, PROC) >= first
+    assert procfs.age(start + 10**9, PROC) == 0.0  # of one that began after the clock was read
+    assert procfs.age(start, str(tmp_path)) == 0.0
+
+
+def test_a_user_has_a_name_or_a_number() -> None:
+    assert procfs.user(os.getuid()) == pwd.getpwuid(os.getuid()).pw_name
+    assert procfs.user(4_000_000_000) == "4000000000"
 
 
 # ---- what ends meanwhile ----

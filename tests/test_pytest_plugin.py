@@ -16,11 +16,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
 
-import hangs
+import programs
 import pytest
 
 import pipecap.pytest_plugin
-from pipecap.diagnosis.finding import Diagnosis, Finding
+from pipecap.diagnosis.finding import Diagnosis, Finding, Verdict
 
 FORK = "from multiprocessing import get_context\nfork = get_context('fork')\n"
 END = "=" * 100 + "\n"
@@ -48,14 +48,14 @@ def running(directory: Path, program: str, *options: str) -> Iterator[subprocess
         try:
             yield child
         finally:
-            hangs._end(child)  # type: ignore[arg-type] # text or not
+            programs._end(child)  # type: ignore[arg-type] # text or not
 
 
 def told(child: subprocess.Popen[bytes], until: str = "") -> str:
     """Read diagnoses off the terminal's stderr, up to the end of the one that says this."""
     assert child.stderr is not None
     text = b""
-    end = time.monotonic() + hangs.DEADLINE
+    end = time.monotonic() + programs.DEADLINE
     while until.encode() not in text or not text.endswith(END.encode()):
         assert select.select([child.stderr], [], [], max(0, end - time.monotonic()))[0], f"only {text!r} was told"
         data = os.read(child.stderr.fileno(), 65536)
@@ -84,10 +84,10 @@ def test_hangs():
 def test_a_test_that_hangs_says_why(options: list[str], tmp_path: Path) -> None:
     with running(tmp_path, HANGS, "--pipecap-watch", "0.2", *options) as child:
         text = told(child, until="deadlock, proven")
-        (producer,) = hangs.members(child.pid).keys() - {child.pid}
+        (producer,) = programs.members(child.pid).keys() - {child.pid}
     assert re.search(rf"pipecap: test_it\.py::test_hangs has run for [\d.]+ s \(process {child.pid}\)", text)
     assert "deadlock, proven: join before get" in text
-    assert f"of process {producer}, a queue's feeder" in text
+    assert f"of process {producer}, probably a queue's feeder thread" in text
     assert f"only process {child.pid} (its parent) reads it, and that waits for process {producer} to exit" in text
     line = 1 + HANGS.splitlines().index("    child.join()")
     assert f"at test_it.py:{line} in test_hangs" in text
@@ -151,11 +151,11 @@ def test_slow(number, told):
 """
 
 
-def test_each_slow_test_is_told_once_and_passes(tmp_path: Path) -> None:
+def test_each_slow_test_is_reported_once_and_passes(tmp_path: Path) -> None:
     with running(tmp_path, SLOW, "--pipecap-watch", "0.05") as child:
         assert child.stderr is not None
         text = child.stderr.read().decode()
-        assert child.wait(hangs.DEADLINE) == 0
+        assert child.wait(programs.DEADLINE) == 0
     for number in (1, 2):
         assert text.count(f"test_it.py::test_slow[{number}] has run for") == 1
     assert "nothing found: no pipe hangs this process or its children" in text
@@ -184,14 +184,14 @@ def test_alone(request):
     with running(tmp_path, program) as child:
         assert child.stderr is not None
         assert child.stderr.read() == b""
-        assert child.wait(hangs.DEADLINE) == 0
+        assert child.wait(programs.DEADLINE) == 0
 
 
 def test_a_quick_run_prints_nothing(tmp_path: Path) -> None:
     with running(tmp_path, "def test_quick(): pass\n", "--pipecap-watch", "1000") as child:
         assert child.stderr is not None
         assert child.stderr.read() == b""
-        assert child.wait(hangs.DEADLINE) == 0
+        assert child.wait(programs.DEADLINE) == 0
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon", ""])
@@ -199,19 +199,21 @@ def test_a_time_that_is_none_is_refused(seconds: str, tmp_path: Path) -> None:
     with running(tmp_path, "", f"--pipecap-watch={seconds}") as child:
         assert child.stderr is not None
         assert b"is no number of seconds above 0" in child.stderr.read()
-        assert child.wait(hangs.DEADLINE) == pytest.ExitCode.USAGE_ERROR
+        assert child.wait(programs.DEADLINE) == pytest.ExitCode.USAGE_ERROR
 
 
-def test_a_deadlock_that_comes_up_later_is_told_too_but_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadlock_that_comes_up_later_is_printed_too_but_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     watchdog = object.__new__(pipecap.pytest_plugin.Watchdog)
     watchdog._news = SimpleQueue()
     told: list[str] = []
     monkeypatch.setattr(watchdog, "_print", lambda lines: told.append(lines[1].split()[2]))
     monkeypatch.setattr(watchdog, "_text", lambda found: [])
-    verdicts = iter(["stall", "stall", "deadlock", "deadlock", "stall"])
+    verdicts: Iterator[Verdict] = iter(["stall", "stall", "deadlock", "deadlock", "stall"])
 
     def diagnose() -> Diagnosis:
-        return Diagnosis(1, 0.3, (Finding(next(verdicts), "p", (), (), "", "", False, ""),), ())  # type: ignore[arg-type]
+        verdict = next(verdicts)
+        found = Finding(verdict, "p", 1, "", "me", 1.0, (), (), (), 0, "", "", False, "", False)
+        return Diagnosis(1, 0.3, (found,), (), "")
 
     monkeypatch.setattr(watchdog, "_live", SimpleNamespace(diagnose_self=diagnose), raising=False)
     known: set[object] | None = None

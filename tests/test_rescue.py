@@ -95,11 +95,13 @@ def test_the_command_frees_the_documented_example_within_a_second_of_it() -> Non
         assert program.wait(1) == 0
 
 
-def test_the_command_says_so_where_it_cannot_free() -> None:
+def test_the_command_names_the_limit_of_a_socketpair() -> None:
     with hung(next(hang for hang in HANGS if hang.name == "both_send_first_socketpair")) as program:
         done = pipecap_command("rescue", str(program.pid))
-        assert done.returncode == 1
-        assert "socketpair" in done.stdout
+        freed = "[ok] freed" in done.stdout  # a question of net.core.wmem_max
+        assert done.returncode == (0 if freed else 1)
+        assert "net.core.wmem_max" in done.stdout
+        assert "[problem]" in done.stdout or freed
 
 
 def test_bad_input_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import select
@@ -13,12 +14,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
-from children import forked, wait_until, wait_until_in
+from children import finish, forked, wait_until, wait_until_in
 
+import pipecap
 from pipecap.proc.procfs import ThreadMemory
 from pipecap.proc.syscalls import NUMBERS, RUNNING, Memory, Wait, Watched, decode, from_wchan
 
@@ -39,16 +42,30 @@ class Nothing:
     def epolled(self, fd: int) -> tuple[Watched, ...] | None:
         return None
 
+    def wchan(self) -> str:
+        return ""
+
+    def is_pipecap(self, address: int) -> bool:
+        return False
+
 
 class Known(Nothing):
-    """Memory with some bytes in it."""
+    """Memory with some bytes in it, of a thread that sleeps in a kernel function; maybe a queue's of pipecap."""
 
-    def __init__(self, places: dict[int, bytes]) -> None:
+    def __init__(self, places: dict[int, bytes], *, wchan: str = "", pipecap: bool = False) -> None:
         self.places = places
+        self.function = wchan
+        self.pipecap = pipecap
 
     def read(self, address: int, size: int) -> bytes | None:
         data = self.places.get(address, b"")[:size]
         return data if len(data) == size else None
+
+    def wchan(self) -> str:
+        return self.function
+
+    def is_pipecap(self, address: int) -> bool:
+        return self.pipecap
 
 
 def line(number: int, *arguments: int, stack: str = STACK) -> str:
@@ -77,7 +94,7 @@ def waiting(function: Callable[[], object], place: str) -> Iterator[tuple[int, W
 def seen(pid: int, tid: int | None = None) -> Wait:
     """Decode what a thread waits in now."""
     text = Path(f"/proc/{pid}/task/{tid or pid}/syscall").read_text()
-    return decoded(text, MACHINE, ThreadMemory(pid, "/proc"))
+    return decoded(text, MACHINE, ThreadMemory(pid, tid or pid, "/proc"))
 
 
 def forever_polling(*fds: tuple[int, int]) -> Callable[[], object]:
@@ -272,11 +289,22 @@ def test_a_multiprocessing_lock_is_a_shared_futex_in_shared_memory() -> None:
 
 
 @on_known_machines
+@pytest.mark.parametrize("number", range(6))  # of nanoseconds when it ends is odd or even: a round of ours is odd
 @pytest.mark.parametrize("kind", ["thread", "process"])
-def test_a_lock_with_a_time_limit_counts_as_ended_from_outside(kind: str) -> None:
+def test_a_lock_with_a_time_limit_counts_as_ended_from_outside(kind: str, number: int) -> None:
+    """Also in a program that has loaded pipecap, as this one, whose own locks wait in rounds."""
     lock = threading.Lock() if kind == "thread" else multiprocessing.get_context("fork").Lock()
     with lock, waiting(lambda: lock.acquire(True, 1000), "futex") as (_, wait):
         assert (wait.kind, wait.call) == ("outside", "futex(), with a time limit")
+
+
+@on_known_machines
+@pytest.mark.parametrize("milliseconds", [999_998, 999_999])
+def test_a_poll_with_a_time_limit_is_so_too(pipe: tuple[int, int], milliseconds: int) -> None:
+    """That of a stock Connection, say, in a program that has loaded pipecap, whatever its number of milliseconds."""
+    connection = multiprocessing.connection.Connection(os.dup(pipe[0]), writable=False)
+    with connection, waiting(lambda: connection.poll(milliseconds / 1000), "poll") as (_, wait):
+        assert (wait.kind, wait.call) == ("outside", "poll(), with a time limit")
 
 
 @on_known_machines
@@ -300,6 +328,166 @@ def test_a_socket_is_read_and_written() -> None:
         with waiting(lambda: here.sendall(bytes(8_000_000)), "sock_alloc_send") as (_, wait):
             assert (wait.kind, wait.fds) == ("write", (Watched(here.fileno(), False, True),))
             assert wait.count == 8_000_000
+
+
+@on_known_machines
+def test_messages_are_read_and_written() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        with waiting(lambda: here.recvmsg(10), "unix_stream") as (_, wait):
+            assert (wait.kind, wait.fds) == ("read", (Watched(here.fileno(), True, False),))
+        with waiting(lambda: here.sendmsg([bytes(8_000_000)]), "sock_alloc_send") as (_, wait):
+            assert (wait.kind, wait.fds) == ("write", (Watched(here.fileno(), False, True),))
+
+
+@on_known_machines
+def test_a_write_has_the_address_of_its_bytes(pipe: tuple[int, int]) -> None:
+    """By which a log record is recognized while it waits."""
+    with waiting(lambda: os.write(pipe[1], b"record" * 20_000), "pipe_write") as (pid, wait):
+        assert wait.address is not None
+        assert ThreadMemory(pid, pid, "/proc").read(wait.address, 12) == b"recordrecord"
+
+
+# Calls that move bytes from one descriptor to another.
+
+_libc = ctypes.CDLL(None)
+
+
+def tee(source: int, sink: int, count: int) -> object:
+    return _libc.tee(source, sink, ctypes.c_size_t(count), 0)
+
+
+def vmsplice(fd: int, size: int) -> object:
+    buffer = ctypes.create_string_buffer(size)
+    vector = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), size)
+    return _libc.vmsplice(fd, vector, ctypes.c_size_t(1), 0)
+
+
+@pytest.fixture
+def sink(pipe: tuple[int, int]) -> int:
+    """Give the write end of a full pipe."""
+    os.write(pipe[1], bytes(16 * PAGE))
+    return pipe[1]
+
+
+@pytest.fixture
+def source() -> Iterator[tuple[int, int]]:
+    """Give one more pipe: read end, write end."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@on_known_machines
+@pytest.mark.parametrize("call", [os.splice, tee])
+def test_splice_and_tee_into_a_full_pipe_are_writes(
+    call: Callable[[int, int, int], object], sink: int, source: tuple[int, int]
+) -> None:
+    os.write(source[1], bytes(5_000))
+    with waiting(lambda: call(source[0], sink, 5_000), "pipe_wait_writable") as (_, wait):
+        assert (wait.kind, wait.fds, wait.count) == ("write", (Watched(sink, False, True),), 5_000)
+        assert wait.call == f"{call.__name__}(fd {source[0]} to fd {sink}, 5,000 bytes)"
+
+
+@on_known_machines
+@pytest.mark.parametrize("call", [os.splice, tee])
+def test_splice_and_tee_from_an_empty_pipe_are_reads(
+    call: Callable[[int, int, int], object], sink: int, source: tuple[int, int]
+) -> None:
+    """Also where both ends would make them wait: the kernel waits for the first."""
+    with waiting(lambda: call(source[0], sink, 5_000), "pipe_wait_readable") as (_, wait):
+        assert (wait.kind, wait.fds) == ("read", (Watched(source[0], True, False),))
+
+
+@on_known_machines
+def test_splice_from_an_empty_socketpair_is_a_read(pipe: tuple[int, int]) -> None:
+    here, there = socket.socketpair()
+    with here, there, waiting(lambda: os.splice(here.fileno(), pipe[1], 100), "unix_stream") as (_, wait):
+        assert (wait.kind, wait.fds) == ("read", (Watched(here.fileno(), True, False),))
+
+
+@on_known_machines
+def test_splice_into_a_full_socketpair_is_a_write(source: tuple[int, int]) -> None:
+    os.write(source[1], bytes(5_000))
+    here, there = socket.socketpair()
+    with here, there:
+        fill(here)
+        with waiting(lambda: os.splice(source[0], here.fileno(), 5_000), "sock_alloc_send") as (_, wait):
+            assert (wait.kind, wait.fds, wait.count) == ("write", (Watched(here.fileno(), False, True),), 5_000)
+
+
+def fill(end: socket.socket) -> None:
+    end.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            end.send(bytes(65_536))
+    end.setblocking(True)
+
+
+@on_known_machines
+def test_vmsplice_writes_to_a_write_end_and_reads_from_a_read_end(sink: int, source: tuple[int, int]) -> None:
+    with waiting(lambda: vmsplice(sink, 70_000), "pipe_wait_writable") as (_, wait):
+        assert (wait.kind, wait.fds, wait.count) == ("write", (Watched(sink, False, True),), 70_000)
+    with waiting(lambda: vmsplice(source[0], 70_000), "pipe_wait_readable") as (_, wait):
+        assert (wait.kind, wait.fds) == ("read", (Watched(source[0], True, False),))
+
+
+@on_known_machines
+def test_sendfile_into_a_full_pipe_or_socketpair_is_a_write(sink: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(300_000))
+    here, there = socket.socketpair()
+    with here, there, open(tmp_path / "file", "rb") as file:
+        fill(here)
+        for end, place in ((sink, "pipe_wait_writable"), (here.fileno(), "sock_alloc_send")):
+            with waiting(partial(os.sendfile, end, file.fileno(), 0, 300_000), place) as (_, wait):
+                assert (wait.kind, wait.fds, wait.count) == ("write", (Watched(end, False, True),), 300_000)
+
+
+# open(2) of a FIFO.
+
+
+@on_known_machines
+@pytest.mark.parametrize(("mode", "word"), [(os.O_RDONLY, "reading"), (os.O_WRONLY, "writing")])
+def test_an_open_of_a_fifo_waits_for_its_other_end(fifo: Path, mode: int, word: str) -> None:
+    with waiting(lambda: os.open(fifo, mode), "wait_for_partner") as (_, wait):
+        assert (wait.kind, wait.path, wait.call) == ("open", str(fifo), f"openat({fifo}, for {word})")
+        assert [(each.reads, each.writes) for each in wait.fds] == [(word == "reading", word == "writing")]
+
+
+# The queues of pipecap wait in rounds, to see whether a lock's owner still lives.
+
+
+@on_known_machines
+def test_a_get_without_a_limit_waits_in_rounds() -> None:
+    """The first process polls the pipe, the next one waits for the read lock; each as if it had no time limit."""
+    queue = pipecap.get_context("fork").Queue()
+    with (
+        waiting(queue.get, "poll") as (first, _),
+        waiting(queue.get, "futex") as (second, _),
+    ):
+        wait_until(lambda: seen(first).kind == "poll")  # in between, a round ends
+        (watched,) = seen(first).fds
+        assert (watched.reads, watched.writes) == (True, False)
+        assert os.readlink(f"/proc/{first}/fd/{watched.fd}").startswith("pipe:[")
+        wait_until(lambda: seen(second).kind == "shared futex")
+        assert seen(first).rounds or not seen(first).fds
+        wait = seen(second)
+        assert wait.rounds or wait == RUNNING
+    finish(queue)
+
+
+@on_known_machines
+def test_a_get_with_a_limit_ends_by_itself_however_short_its_rounds_are() -> None:
+    queue = pipecap.get_context("fork").Queue()
+    with (
+        waiting(lambda: queue.get(timeout=1000), "poll") as (first, _),
+        waiting(lambda: queue.get(timeout=1000), "futex") as (second, _),
+    ):
+        for pid in (first, second):
+            kinds = {seen(pid).kind for _ in range(200)}
+            assert kinds <= {"outside", "running"}
+    finish(queue)
 
 
 @on_known_machines
@@ -449,6 +637,128 @@ def test_futexes_that_wait(flags: int, kind: str, command: int) -> None:
     assert decoded(line(202, 0x7F0000001000, command | flags, 0, int(STACK, 16))).kind == "outside"
 
 
+@pytest.mark.parametrize(
+    ("text", "machine"),
+    [
+        (line(326, 5, 0, 9, 0, 10_000), "x86_64"),  # copy_file_range
+        (line(285, 5, 0, 9, 0, 10_000), "aarch64"),
+        (line(40, 9, 5, 0, 10_000), "x86_64"),  # sendfile
+        (line(71, 9, 5, 0, 10_000), "aarch64"),
+        (line(275, 5, 0, 9, 0, 10_000), "x86_64"),  # splice
+        (line(76, 5, 0, 9, 0, 10_000), "aarch64"),
+        (line(276, 5, 9, 10_000), "x86_64"),  # tee
+        (line(77, 5, 9, 10_000), "aarch64"),
+    ],
+)
+def test_what_moves_bytes_between_descriptors_writes_to_the_second(text: str, machine: str) -> None:
+    """Also where it cannot be seen which of them it waits for."""
+    wait = decoded(text, machine)
+    assert (wait.kind, wait.fds, wait.count) == ("write", (Watched(9, False, True),), 10_000)
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "machine"),
+    [(2, (), "x86_64"), (257, (-100,), "x86_64"), (56, (-100,), "aarch64"), (437, (-100,), "aarch64")],
+    ids=["open", "openat", "openat aarch64", "openat2"],
+)
+@pytest.mark.parametrize(("mode", "reads"), [(os.O_RDONLY, True), (os.O_WRONLY | os.O_CLOEXEC, False)])
+def test_each_open_that_waits_for_a_partner(
+    number: int, arguments: tuple[int, ...], machine: str, mode: int, reads: bool
+) -> None:
+    path, how = 0x7000 + PAGE - 6, 0x9000  # the last page that is mapped
+    places = {path: b"/fifo\0", how: struct.pack("=QQQ", mode, 0, 0)}
+    text = line(number, *arguments, path, how if number == 437 else mode)
+    wait = decoded(text, machine, Known(places, wchan="wait_for_partner"))
+    assert (wait.kind, wait.path, wait.fds) == ("open", "/fifo", (Watched(-1, reads, not reads),))
+    assert decoded(text, machine, Known(places)).kind == "outside"  # of a file on a slow disk, of a device
+
+
+def test_the_path_of_a_fifo_may_go_over_a_page() -> None:
+    places = {0x7FFA: b"/a/lon", 0x8000: b"g/path\0" + bytes(PAGE - 7)}
+    memory = Known(places, wchan="wait_for_partner")
+    assert decoded(line(257, -100, 0x7FFA, 0), memory=memory).path == "/a/long/path"
+    del places[0x8000]
+    wait = decoded(line(257, -100, 0x7FFA, 0), memory=memory)
+    assert (wait.kind, wait.path, wait.call) == ("open", "", "openat(a FIFO, for reading)")
+
+
+class Epoll(Nothing):
+    """An epoll descriptor that watches one other."""
+
+    def epolled(self, fd: int) -> tuple[Watched, ...] | None:
+        return (Watched(7, True, False),)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_epoll_pwait2_has_its_limit_behind_a_pointer(machine: str) -> None:
+    wait = decoded(line(441, 4, 0xFFFF0000, 16, 0), machine, Epoll())
+    assert (wait.kind, wait.fds) == ("poll", (Watched(7, True, False),))
+    limited = decoded(line(441, 4, 0xFFFF0000, 16, 0xFFFFE000), machine, Epoll())
+    assert limited == Wait("outside", "epoll_pwait2(), with a time limit")
+
+
+@pytest.mark.parametrize(("number", "timeout"), [(7, 500), (7, 1), (271, 0xFFFFE000)])
+def test_a_poll_with_the_mark_of_pipecap_is_a_round_of_a_wait_without_a_limit(number: int, timeout: int) -> None:
+    """Also where the C library makes it a ppoll."""
+    places = {0xFFFF0000: struct.pack("=ihhihh", 7, 1, 0, -1, 0x7063, 0), 0xFFFF0008: struct.pack("=ih", -1, 0x7063)}
+    wait = decoded(line(number, 0xFFFF0000, 2, timeout), memory=Known(places))
+    assert (wait.kind, wait.fds, wait.rounds) == ("poll", (Watched(7, True, False),), True)
+
+
+@pytest.mark.parametrize("second", [(8, 0x7063), (-1, 1), (-1, 0)])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_any_other_poll_with_a_time_ends_by_itself(count: int, second: tuple[int, int]) -> None:
+    """The mark is a struct pollfd that poll(2) passes over, and no other one is like it."""
+    places = {0xFFFF0000: struct.pack("=ihh", 7, 1, 0), 0xFFFF0008: struct.pack("=ih", *second)}
+    wait = decoded(line(7, 0xFFFF0000, count, 500), memory=Known(places, pipecap=True))
+    assert (wait.kind, wait.rounds) == ("outside", False)
+
+
+def test_a_poll_without_a_limit_is_no_round() -> None:
+    memory = Known({0xFFFF0000: struct.pack("=ihh", 7, 1, 0)}, pipecap=True)
+    assert not decoded(line(7, 0xFFFF0000, 1, -1), memory=memory).rounds
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "pipecap", "kind"),
+    [(1, True, "shared futex"), (999_999_999, True, "shared futex"), (2, True, "outside"), (1, False, "outside")],
+)
+def test_a_futex_of_an_odd_time_in_the_memory_of_a_queue_is_a_round_too(
+    nanoseconds: int, pipecap: bool, kind: str
+) -> None:
+    memory = Known({0xFFFFE000: struct.pack("=qq", 55, nanoseconds)}, pipecap=pipecap)
+    wait = decoded(line(202, 0x7F0000001000, 9, 0, 0xFFFFE000), memory=memory)
+    assert (wait.kind, wait.rounds) == (kind, kind != "outside")
+
+
+def test_a_private_futex_is_never_a_round() -> None:
+    """The locks of our queues are in shared memory."""
+    memory = Known({0xFFFFE000: struct.pack("=qq", 55, 1)}, pipecap=True)
+    assert decoded(line(202, 0x7F0000001000, 9 | 128, 0, 0xFFFFE000), memory=memory).kind == "outside"
+
+
+def test_a_futex_whose_time_may_not_be_read_ends_by_itself() -> None:
+    wait = decoded(line(202, 0x7F0000001000, 9, 0, 0xFFFFE000), memory=Known({}, pipecap=True))
+    assert wait == Wait("outside", "futex(), with a time limit")
+
+
+@pytest.mark.parametrize(("mask", "masked"), [(0, False), (0xFFFFD000, True)])
+def test_a_ppoll_that_changes_the_signal_mask_is_made_to_be_ended_by_a_signal(mask: int, masked: bool) -> None:
+    memory = Known({0xFFFF0000: struct.pack("=ihh", 7, 1, 0)})
+    wait = decoded(line(271, 0xFFFF0000, 1, 0, mask, 8), memory=memory)
+    assert (wait.kind, wait.masked) == ("poll", masked)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "mask", "masked"), [(0, 0, False), (0xFFFFD000, 0, False), (0xFFFFD000, 0xFFFFC000, True)]
+)
+def test_a_pselect_that_changes_the_signal_mask_is_so_too(pointer: int, mask: int, masked: bool) -> None:
+    """Its last argument points at a pointer, and that may be none: the C library's pselect() without a mask."""
+    memory = Known({0xFFFF0000: (1 << 7).to_bytes(8, "little"), 0xFFFFD000: struct.pack("=QQ", mask, 8)})
+    wait = decoded(line(270, 8, 0xFFFF0000, 0, 0, 0, pointer), memory=memory)
+    assert (wait.kind, wait.fds, wait.masked) == ("poll", (Watched(7, True, False),), masked)
+
+
 # ---- wchan ----
 
 
@@ -484,7 +794,7 @@ def test_no_wchan_is_no_wait(wchan: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["write", "read", "child"])
-def test_the_wchan_of_real_children_is_told_right(pipe: tuple[int, int], kind: str) -> None:
+def test_the_wchan_of_real_children_is_read_right(pipe: tuple[int, int], kind: str) -> None:
     functions: dict[str, tuple[Callable[[], object], str]] = {
         "write": (lambda: os.write(pipe[1], bytes(70_000)), "pipe_write"),
         "read": (lambda: os.read(pipe[0], 1), "pipe_read"),

@@ -1,4 +1,4 @@
-"""A program that watches itself: each hang is told once, and nothing of the watch gets in the program's way."""
+"""A program that watches itself: each hang is logged once, and nothing of the watch gets in the program's way."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import children
-import hangs
+import programs
 import pytest
+import scenes
 
 import pipecap
-from pipecap.diagnosis import evidence
+from pipecap.diagnosis import evidence, text
 from pipecap.diagnosis import watch as module
 from pipecap.diagnosis.diagnose import diagnose
-from pipecap.diagnosis.finding import Diagnosis, Finding, Party
-from pipecap.errors import InvalidSize
+from pipecap.diagnosis.finding import Diagnosis, Finding, Party, Verdict
+from pipecap.errors import InvalidValue
 
-HANGS = {hang.name: hang for hang in hangs.HANGS}
+PATIENCE = 0.1  # seconds in which a stall does not move
 
 
 class Looks:
@@ -36,7 +38,7 @@ class Looks:
         if self.fails:
             self._taken.put(None)
             raise RuntimeError("made to fail")
-        found = _diagnose_self(window=window, stacks=stacks)
+        found = _diagnose_self(window=window, patience=PATIENCE, stacks=stacks)
         self._taken.put(found)
         return found
 
@@ -72,7 +74,7 @@ def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 def test_a_child_that_hangs_is_logged_once(looks: Looks, caplog: pytest.LogCaptureFixture) -> None:
     found: queue.SimpleQueue[Finding] = queue.SimpleQueue()
-    with hangs.hung(HANGS["join_before_get"]) as child, watch_soon(on_finding=found.put):
+    with scenes.hung("join_before_get") as child, watch_soon(on_finding=found.put):
         finding = found.get(timeout=children.DEADLINE)
         looks.wait_for(3)
     assert found.empty()
@@ -87,16 +89,20 @@ def test_a_child_that_hangs_is_logged_once(looks: Looks, caplog: pytest.LogCaptu
 
 def test_a_stall_is_logged_when_seen_twice(looks: Looks, caplog: pytest.LogCaptureFixture) -> None:
     found: queue.SimpleQueue[Finding] = queue.SimpleQueue()
-    with hangs.hung(HANGS["both_send_first_socketpair"]), watch_soon(on_finding=found.put):
+    with scenes.hung("fifo_open_order"), watch_soon(on_finding=found.put):
         finding = found.get(timeout=children.DEADLINE)
         looks.wait_for(1)
     assert finding.verdict == "stall"
+    assert "FIFO" in finding.pattern
     assert len(records(caplog)) == 1
 
 
 @pytest.mark.parametrize("watches", [1, 2])
-@pytest.mark.parametrize("name", ["exit_with_unread_items_main", "join_before_get"])
-def test_a_program_that_hangs_itself_is_proven_to(name: str, watches: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("exit_with_unread_items_main", "exit with unread items"), ("join_before_get", "join before get")],
+)
+def test_a_program_that_hangs_itself_is_proven_to(name: str, pattern: str, watches: int, tmp_path: Path) -> None:
     """A thread that watches would be one that could still read the pipe, were it not known to look only."""
     prelude = f"""
 import pipecap
@@ -106,10 +112,11 @@ def say(finding):
 for _ in range({watches}):
     pipecap.watch(interval=0.02, window=0.05, on_finding=say)
 """
-    scene = replace(HANGS[name], program=prelude + HANGS[name].program)
-    with hangs.hung(scene) as child:
+    program = tmp_path / f"{name}.py"
+    program.write_text(prelude + (programs.HERE / "hanging" / f"{name}.py").read_text())
+    with programs.running(program) as child:
         for _ in range(watches):
-            assert line_of(child) == f"deadlock; {scene.pattern}; True\n"
+            assert line_of(child) == f"deadlock; {pattern}; True\n"
 
 
 def line_of(child: subprocess.Popen[str]) -> object:
@@ -118,8 +125,7 @@ def line_of(child: subprocess.Popen[str]) -> object:
 
 
 def test_a_healthy_program_is_left_in_peace(looks: Looks, caplog: pytest.LogCaptureFixture) -> None:
-    scene = next(healthy for healthy in hangs.HEALTHY if healthy.name == "idle_pool")
-    with hangs.healthy(scene), watch_soon():
+    with scenes.healthy("idle_pool"), watch_soon():
         looks.wait_for(3)
     assert records(caplog) == []
 
@@ -127,7 +133,7 @@ def test_a_healthy_program_is_left_in_peace(looks: Looks, caplog: pytest.LogCapt
 def test_a_hang_of_somebody_else_is_not_ours(looks: Looks) -> None:
     """Only this process and its descendants are looked at, not its parent's other children."""
     found: queue.SimpleQueue[Finding] = queue.SimpleQueue()
-    with hangs.hung(HANGS["join_before_get"]) as child:
+    with scenes.hung("join_before_get") as child:
         assert diagnose(child.pid).problem
 
         def watch_alone() -> bool:
@@ -154,7 +160,7 @@ def test_a_callback_that_fails_is_logged_and_the_watch_goes_on(looks: Looks, cap
     def fail(finding: Finding) -> None:
         raise ValueError(finding.pattern)
 
-    with hangs.hung(HANGS["join_before_get"]), watch_soon(on_finding=fail) as watch:
+    with scenes.hung("join_before_get"), watch_soon(on_finding=fail) as watch:
         children.wait_until(lambda: len(records(caplog)) == 2)
         looks.wait_for(2)
         assert watch.running
@@ -170,7 +176,7 @@ def test_the_callback_may_stop_the_watch() -> None:
         watch.stop()
         stopped.set()
 
-    with hangs.hung(HANGS["join_before_get"]):
+    with scenes.hung("join_before_get"):
         watch = watch_soon(on_finding=stop)
         assert stopped.wait(children.DEADLINE)
         watch.stop()
@@ -222,23 +228,24 @@ def test_a_watch_does_not_keep_the_program_from_its_exit() -> None:
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e300])
 @pytest.mark.parametrize("name", ["interval", "window"])
 def test_a_time_that_is_none_is_refused(name: str, seconds: float) -> None:
-    with pytest.raises(InvalidSize, match="seconds are more than 0"):
+    with pytest.raises(InvalidValue, match=f"{name} must be more than 0 seconds") as caught:
         pipecap.watch(**{name: seconds})  # type: ignore[arg-type] # both are numbers
+    assert caught.value.parameter == name
 
 
 # ---- what is new ----
 
 
-def finding(verdict: str, tid: int = 7, pattern: str = "join before get") -> Finding:
-    party = Party("writer", tid, tid, "app", "write(fd 4)", "pipe:[9]", 4, None, None, (), False)
-    return Finding(verdict, pattern, (), (party,), "cause", "fix", False, "")  # type: ignore[arg-type] # of Verdict
+def finding(verdict: Verdict, tid: int = 7, pattern: str = "join before get") -> Finding:
+    party = Party("writer", tid, tid, "app", "write", "write(fd 4)", "pipe:[9]", 4, None, None, (), False)
+    return Finding(verdict, pattern, 7, "app", "me", 1.0, (), (), (party,), 0, "cause", "fix", False, "no room", False)
 
 
-DEADLOCK, STALL, QUIET = finding("deadlock"), finding("stall"), finding("quiet")
+DEADLOCK, STALL, IDLE, BUSY = finding("deadlock"), finding("stall"), finding("idle"), finding("busy")
 
 
 @pytest.mark.parametrize(
-    ("seen", "told"),
+    ("seen", "new"),
     [
         ("D", "D"),
         ("DDDD", "D..."),
@@ -248,17 +255,20 @@ DEADLOCK, STALL, QUIET = finding("deadlock"), finding("stall"), finding("quiet")
         ("SS-SS", ".S..S"),
         ("DD-D", "D..D"),
         ("SD", ".D"),  # a stall that is proven at the second look
-        ("SSD", ".S."),  # told already
-        ("QQQQ", "...."),
-        ("QSS", "..S"),
+        ("SSD", ".S."),  # logged already
+        ("IIII", "...."),
+        ("BBBB", "...."),
+        ("ISS", "..S"),
+        ("SBS", "..."),  # in between, it moved
+        ("SBSS", "...S"),
         ("-", "."),
     ],
 )
-def test_what_is_told_of_a_row_of_looks(seen: str, told: str) -> None:
+def test_what_is_new_in_a_row_of_looks(seen: str, new: str) -> None:
     news = module.News()
-    of = {"D": (DEADLOCK,), "S": (STALL,), "Q": (QUIET,), "-": ()}
+    of = {"D": (DEADLOCK,), "S": (STALL,), "I": (IDLE,), "B": (BUSY,), "-": ()}
     letters = {"deadlock": "D", "stall": "S"}
-    assert "".join("".join(letters[new.verdict] for new in news.of(of[look])) or "." for look in seen) == told
+    assert "".join("".join(letters[each.verdict] for each in news.of(of[look])) or "." for look in seen) == new
 
 
 def test_two_hangs_are_two() -> None:
@@ -267,6 +277,17 @@ def test_two_hangs_are_two() -> None:
     assert news.of((DEADLOCK,)) == [DEADLOCK]
     assert news.of((DEADLOCK, other)) == [other]
     assert news.of((other, finding("deadlock", pattern="both sides send first"))) != []
+
+
+def test_a_stall_is_the_same_while_its_writers_are() -> None:
+    """Others may come to wait, and go."""
+    reader = Party("reader", 9, 9, "app", "poll", "poll(fd 3)", "", None, None, None, (), False)
+    assert replace(STALL, parties=(*STALL.parties, reader)).key == STALL.key
+    assert replace(STALL, parties=(replace(STALL.parties[0], tid=8),)).key != STALL.key
+
+
+def test_a_log_has_what_the_command_prints_in_ascii() -> None:
+    assert module.told(DEADLOCK) == "\n".join(text.plain(text.describe(DEADLOCK)))
 
 
 def test_a_look_at_ourselves_leaves_out_the_thread_that_looks(monkeypatch: pytest.MonkeyPatch) -> None:

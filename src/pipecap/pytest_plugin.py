@@ -121,14 +121,14 @@ class Watchdog:
         from pipecap.diagnosis import text as words
         from pipecap.proc import stacks
 
-        text = [line for finding in found.findings for line in words.tell(finding)]
-        if not found.findings:
+        text = [line for finding in found.findings for line in words.describe(finding)]
+        if not found.problem:
             text.append("nothing found: no pipe hangs this process or its children")
-            lines = stacks.own_lines()
+            own = stacks.own()
             text += [
-                f"  {thread.name} is at {lines[thread.native_id]}"
+                f"  {thread.name} is at {stacks.place(own[thread.native_id])}"
                 for thread in threading.enumerate()[:_MOST_THREADS]
-                if thread.native_id in lines
+                if thread.native_id in own
             ]
         return [*text, *(f"not read: {reason}" for reason in found.unknown)]
 

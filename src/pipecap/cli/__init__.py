@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from pipecap.cli.trouble import complain, say
-from pipecap.errors import InvalidSize, PipecapError
+from pipecap.errors import InvalidSize, InvalidValue, PipecapError
 from pipecap.version import VERSION
 
 COMMANDS = ("probe", "fit", "tune", "get", "set", "run", "ps", "top", "doctor", "rescue")
@@ -40,7 +40,7 @@ def _guarded(arguments: list[str]) -> int:
         return status
     except PipecapError as error:
         complain(error)
-        return 2 if isinstance(error, InvalidSize) else 1
+        return 2 if isinstance(error, InvalidSize | InvalidValue) else 1
     except BrokenPipeError:
         return 1  # whoever read our answer has gone: nobody to tell
     except OSError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from pipecap.cli.render import Block, Line, answer
+from pipecap.cli.render import Line, answer
+from pipecap.diagnosis import text
 from pipecap.diagnosis.diagnose import WINDOW, diagnose
-from pipecap.diagnosis.finding import Diagnosis
-from pipecap.diagnosis.text import sentences, tell
+from pipecap.diagnosis.finding import PROBLEMS, Diagnosis
+from pipecap.diagnosis.movement import PATIENCE
 
 PROBLEM = 3
 
@@ -22,9 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a process; its descendants too (default: all of yours)",
     )
     parser.add_argument(
-        "--window", metavar="SECONDS", type=float, default=WINDOW, help="between the two looks (default: %(default)s)"
+        "--window", metavar="SECONDS", type=float, default=WINDOW, help="between two samples (default: %(default)s)"
     )
-    parser.add_argument("--stacks", action="store_true", help="with the Python line of each party, by py-spy")
+    parser.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=float,
+        default=PATIENCE,
+        help="how long to observe what is not proven before it is a stall (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--stacks",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="with the Python line of each party, by py-spy (default: where it is installed)",
+    )
+    parser.add_argument(
+        "--fail-on",
+        choices=(*PROBLEMS, "never"),
+        default="stall",
+        help="what exit status 3 is for (default: %(default)s, and deadlocks)",
+    )
 
 
 def pid_argument(text: str) -> int:
@@ -35,45 +55,42 @@ def pid_argument(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Diagnose; status 3 for a deadlock or a stall."""
-    found = diagnose(arguments.pid, window=arguments.window, stacks=arguments.stacks)
-    answer("doctor", found.to_dict(), _blocks(found), as_json=arguments.json)
-    return PROBLEM if found.problem else 0
+    """Diagnose; status 3 for a deadlock or a stall, unless --fail-on says otherwise."""
+    progress = Progress("observing") if sys.stderr.isatty() and not arguments.json else None
+    found = diagnose(
+        arguments.pid,
+        window=arguments.window,
+        patience=arguments.patience,
+        stacks=arguments.stacks,
+        progress=progress,
+    )
+    if progress is not None:
+        progress.clear()
+    answer("doctor", found.to_dict(), blocks(found), as_json=arguments.json)
+    failing = PROBLEMS[: PROBLEMS.index(arguments.fail_on) + 1] if arguments.fail_on != "never" else ()
+    return PROBLEM if any(finding.verdict in failing for finding in found.findings) else 0
 
 
-def _blocks(found: Diagnosis) -> list[Block]:
-    blocks: list[Block] = []
-    for finding in found.findings:
-        first, *rest = tell(finding)
-        told = len(sentences(finding))
-        blocks.append(Line(first, "note" if finding.verdict == "quiet" else "problem"))
-        blocks += [Line(line) for line in rest[:told]]
-        blocks += [Line(line, drawn=True) for line in rest[told:]]
-        blocks.append(Line())
-    return [*blocks, *unknown_lines(found.unknown), *_verdict(found)]
+def blocks(found: Diagnosis) -> list[Line]:
+    """Return a diagnosis as blocks."""
+    return [Line(line.text, line.style, line.drawn) for line in text.answer(found)]
 
 
-def unknown_lines(unknown: tuple[str, ...]) -> list[Line]:
-    """Say what could not be read; nothing is claimed on it."""
-    return [Line(f"  [unknown] {each}") for each in unknown]
+class Progress:
+    """One line on a terminal's stderr, written over again."""
 
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = False
 
-def _verdict(found: Diagnosis) -> list[Line]:
-    counts = {
-        verdict: sum(finding.verdict == verdict for finding in found.findings) for verdict in ("deadlock", "stall")
-    }
-    who = "no process of yours" if found.pid is None else f"process {found.pid} and its descendants:"
-    if not found.problem:
-        no = "hangs" if found.pid is None else "no hang"
-        return [Line(f"  [ok] {who} {no} on a pipe, as far as can be seen in {found.window:g} s", "ok")]
-    told = " and ".join(f"{count} {verdict}{'s' if count > 1 else ''}" for verdict, count in counts.items() if count)
-    return [
-        Line(f"  [problem] {told} found in {found.window:g} s", "problem"),
-        *(Line(f"    -> python -m pipecap rescue {pid}", "action") for pid in dict.fromkeys(_rescued(found))),
-    ]
+    def __call__(self, seconds: float) -> None:
+        """Show how long it has taken."""
+        self._shown = True
+        sys.stderr.write(f"\r{self._what}: {seconds:.1f} s ")
+        sys.stderr.flush()
 
-
-def _rescued(found: Diagnosis) -> list[int]:
-    """Give the processes to name to `rescue`: the one asked about, else each first writer."""
-    pids = [finding.parties[0].pid for finding in found.findings if finding.rescuable and finding.verdict != "quiet"]
-    return [found.pid] if pids and found.pid is not None else pids
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

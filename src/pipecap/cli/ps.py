@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from pipecap.cli.render import WIDTH, Block, Line, Table, answer
 from pipecap.cli.trouble import complain, printable
+from pipecap.diagnosis import evidence, text
+from pipecap.diagnosis.diagnose import judge
+from pipecap.diagnosis.finding import Diagnosis
+from pipecap.proc import snapshot
+from pipecap.proc.checks import require_seconds
 from pipecap.proc.listing import Holder, Listing, LivePipe, Looks, Waiter
 
 WINDOW = 0.3
 _MOST_WAITERS = 5  # shown of one pipe
 NARROWEST = 13  # "4194304:12 +3"
+MOST_NARROW, WIDEST = 60, 120  # columns of a table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=float,
         default=WINDOW,
-        help=f"seconds between two looks, to see what moves; 0: one look (default: {WINDOW})",
+        help=f"seconds between two samples, to see what moves; 0: one sample (default: {WINDOW})",
     )
 
 
@@ -32,6 +41,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     """Declare PID..."""
     parser.add_argument("pids", metavar="PID", nargs="*", type=_pid, help="default: all that may be read")
     parser.add_argument("--tree", action="store_true", help="also their descendants")
+    parser.add_argument("--all", action="store_true", help="also the pipes that this command itself holds")
 
 
 def _pid(text: str) -> int:
@@ -47,21 +57,37 @@ def run(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace, window: float) -> int:
     """Answer `ps`."""
+    require_seconds("window", window, usual=WINDOW, zero=True)
     looks = Looks(arguments.pids, tree=arguments.tree)
-    found = looks.twice(window)
+    begin, before = time.monotonic(), snapshot.take()
+    found, judged = looks.look(before), None
+    if window and looks.scope:
+        time.sleep(max(0.0, window - (time.monotonic() - begin)))
+        now = snapshot.take()
+        found = looks.look(now)
+        judged = judge(evidence.compare(before, now, window), looks.scope, None)
     if arguments.json:
         found = Listing(found.pipes, (*found.unknown, *map(str, looks.failed)))
     else:
         for error in looks.failed:
             complain(error)
-    answer("ps", found.to_dict(), list(_blocks(found)) if looks.scope else [], as_json=arguments.json)
+    pipes = found.pipes if arguments.all else tuple(pipe for pipe in found.pipes if not _is_our_own(pipe))
+    shown = [*_blocks(Listing(pipes, found.unknown)), *_verdict(pipes, judged)] if looks.scope else []
+    answer("ps", found.to_dict(), shown, as_json=arguments.json)
     return 1 if looks.failed else 0
 
 
+def _is_our_own(pipe: LivePipe) -> bool:
+    """Whether this command itself holds it: its stdout, say, of the shell's pipeline that shows it."""
+    me = os.getpid()
+    return any(holder.pid == me for holder in (*pipe.readers, *pipe.writers)) and not pipe.full
+
+
 def _blocks(found: Listing) -> Iterator[Block]:
+    width = min(max(MOST_NARROW, shutil.get_terminal_size((WIDTH, 24)).columns), WIDEST) - 2
     if found.pipes:
-        yield _table(found.pipes)
-    waiters = list(waiting_rows(found.pipes, WIDTH - 2))
+        yield _table(found.pipes, width)
+    waiters = list(waiting_rows(found.pipes, width))
     if waiters:
         yield Line()
         yield Line("Waiting threads", "heading")
@@ -75,32 +101,48 @@ def _blocks(found: Listing) -> Iterator[Block]:
             yield from lines
     if found.pipes:
         yield Line()
-    yield from _verdict(found.pipes)
 
 
 _FULL = {True: "yes", False: "no", None: "unknown"}
 
 
-def _table(pipes: Sequence[LivePipe]) -> Table:
-    heads = ("inode", ">capacity", ">unread", "full", "readers", "writers", ">waiting", ">unmoved")
+def _table(pipes: Sequence[LivePipe], width: int) -> Table:
+    heads = ["program", "writers", "readers", ">unread", ">capacity", "full", ">waiting", ">unmoved", ">inode"]
     rows = [
         [
-            str(pipe.inode),
-            number(pipe.capacity),
+            "",
+            "",
+            "",
             number(pipe.unread),
+            number(pipe.capacity),
             _FULL[pipe.full],
-            "",
-            "",
             str(len(pipe.waiting)) if pipe.waiting else "",
             unmoved(pipe),
+            str(pipe.inode),
         ]
         for pipe in pipes
     ]
-    free = WIDTH - taken(heads, rows) + len("readers") + len("writers")
-    width = max(NARROWEST, free // 2)
+    for head in (">capacity", ">waiting"):  # what a narrow terminal has no room for
+        if taken(heads, rows) + 2 * NARROWEST + 8 - len("programwritersreaders") > width:
+            at = heads.index(head)
+            for row in (heads, *rows):
+                del row[at]
+    free = width - taken(heads, rows) + len("programwritersreaders")
+    each = max(NARROWEST, free // 3)
     for row, pipe in zip(rows, pipes, strict=True):
-        row[4:6] = listed(pipe.readers, width), listed(pipe.writers, width)
+        row[:3] = program(pipe, each), listed(pipe.writers, each), listed(pipe.readers, each)
     return Table(heads, rows)
+
+
+def program(pipe: LivePipe, width: int) -> str:
+    """Name the program that writes, or else reads: its command without the folder."""
+    holder = next(iter((*pipe.writers, *pipe.readers)), None)
+    return _shortened(_without_folder(holder.command if holder else ""), width)
+
+
+def _without_folder(command: str) -> str:
+    name, _, arguments = command.partition(" ")
+    return f"{name.rpartition('/')[2]} {arguments}".strip()
 
 
 def number(value: int | None) -> str:
@@ -112,7 +154,7 @@ def unmoved(pipe: LivePipe) -> str:
     """Write for how long, at least, the count has not moved."""
     if pipe.unmoved is None:
         return ""
-    return f">={pipe.unmoved:,.1f} s" if pipe.unmoved else "moved"
+    return f">={pipe.unmoved:,.1f} s" if pipe.unmoved else "moves"
 
 
 def listed(holders: Iterable[Holder], width: int) -> str:
@@ -129,15 +171,15 @@ def listed(holders: Iterable[Holder], width: int) -> str:
     return f"{len(names)} of them"
 
 
-WAITING_HEADS = ("inode", ">process", ">thread", "waits in", "command")
+WAITING_HEADS = ("command", ">process", ">thread", "waits in", ">inode")
 
 
 def waiting_rows(pipes: Iterable[LivePipe], width: int) -> Iterator[tuple[str, ...]]:
     """Give a row of WAITING_HEADS for each thread that waits, some of each pipe, to fit in a width."""
     rows = [row for pipe in pipes for row in _waiting(pipe)]
-    free = max(10, width - taken(WAITING_HEADS[:4], rows))
-    for *cells, command in rows:
-        yield *cells, _shortened(command, free)
+    free = max(10, width - taken(WAITING_HEADS[1:], [row[1:] for row in rows]) - 2)
+    for command, *cells in rows:
+        yield _shortened(command, free), *cells
 
 
 def taken(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -151,9 +193,9 @@ def _waiting(pipe: LivePipe) -> Iterator[tuple[str, ...]]:
     commands = {holder.pid: holder.command for holder in (*pipe.readers, *pipe.writers)}
     for waiter in pipe.waiting[:_MOST_WAITERS]:
         call = _shortened(_call(waiter), 48)
-        yield str(pipe.inode), str(waiter.pid), str(waiter.tid), call, commands.get(waiter.pid, "")
+        yield _without_folder(commands.get(waiter.pid, "")), str(waiter.pid), str(waiter.tid), call, str(pipe.inode)
     if len(pipe.waiting) > _MOST_WAITERS:
-        yield str(pipe.inode), "", "", f"+{len(pipe.waiting) - _MOST_WAITERS:,} more", ""
+        yield "", "", "", f"+{len(pipe.waiting) - _MOST_WAITERS:,} more", str(pipe.inode)
 
 
 def _call(waiter: Waiter) -> str:
@@ -178,16 +220,15 @@ def _unknown(pipes: Iterable[LivePipe]) -> Iterator[str]:
         yield f"pipe{'s' if len(inodes) > 1 else ''} {', '.join(map(str, inodes[:5]))}{more}: {reason}"
 
 
-def _verdict(pipes: Sequence[LivePipe]) -> Iterator[Line]:
-    stalled = [pipe for pipe in pipes if pipe.stalled]
+def _verdict(pipes: Sequence[LivePipe], judged: Diagnosis | None) -> Iterator[Line]:
+    """Say what `doctor` says, in a line for each problem."""
+    problems = [finding for finding in judged.findings if finding.problem] if judged is not None else []
+    for finding in problems:
+        yield Line(f"[problem] {text.heading(finding)}", "problem")
+        yield Line(f"  -> python -m pipecap doctor {finding.pid}", "action")
     if not pipes:
         yield Line("No pipes.")
-    elif stalled:
-        writer = stalled[0].waiting[0]
-        many = f"{len(stalled):,} pipes are" if len(stalled) > 1 else f"Pipe {stalled[0].inode} is"
-        yield Line(f"[problem] {many} full, with a writer that waits and nobody seen to read.", "problem")
-        yield Line(f"  -> python -m pipecap doctor {writer.pid}", "action")
-    else:
+    elif not problems:
         count = f"{len(pipes):,} pipes" if len(pipes) > 1 else "1 pipe"
-        yield Line(f"[ok] {count}, none full with a writer that waits and nobody seen to read.", "ok")
+        yield Line(f"[ok] {count}, no hang found." if judged is not None else f"[ok] {count}.", "ok")
         yield Line("  -> python -m pipecap doctor", "action")

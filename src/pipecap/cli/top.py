@@ -20,8 +20,10 @@ from pipecap.cli import ps
 from pipecap.cli.render import bar
 from pipecap.cli.trouble import printable
 from pipecap.diagnosis import diagnose, evidence
-from pipecap.errors import InvalidSize, Unsupported
+from pipecap.diagnosis.movement import Movement
+from pipecap.errors import Unsupported
 from pipecap.proc import snapshot
+from pipecap.proc.checks import require_seconds
 from pipecap.proc.listing import Listing, LivePipe, Looks
 
 TYPE_CHECKING = False  # typing takes 2 ms to load, rich more, and only a terminal needs it
@@ -33,10 +35,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pipecap.diagnosis.finding import Diagnosis, Finding
+    from pipecap.proc.snapshot import Snapshot
 
 _INTERVAL = 1.0
 _BAR = 12
 _WIDE = 100  # columns, from which on all is shown
+_NARROW = 80
+_DROPPED = ("", ">capacity", ">waiting", ">in", ">out")
 _MOST_FINDINGS = 3  # told in full
 _ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -52,22 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look and show until `q`, Ctrl-C or another signal ends it."""
-    if not 0 < arguments.interval < 3600:
-        why = "an interval is more than 0 seconds and less than an hour"
-        raise InvalidSize(arguments.interval, why, hint="1 is usual")
+    require_seconds("interval", arguments.interval, usual=_INTERVAL)
     window = min(diagnose.WINDOW, arguments.interval)
     if arguments.json:
         return ps.show(arguments, window)
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         raise Unsupported("top draws on a terminal, and stdout is none that it can draw on", hint="use `pipecap ps`")
     looks = Looks(arguments.pids, tree=arguments.tree)
-    first = looks.look(snapshot.take())
+    begin, seen = time.monotonic(), snapshot.take()
+    first = looks.look(seen)
     if looks.failed:
         raise looks.failed[0]
-    return _watch(looks, first, window, arguments.interval)
+    return _watch(looks, first, seen, begin, arguments.interval)
 
 
-def _watch(looks: Looks, first: Listing, window: float, interval: float) -> int:
+def _watch(looks: Looks, first: Listing, seen: Snapshot, begin: float, interval: float) -> int:
     from rich.console import Console
     from rich.live import Live
 
@@ -76,17 +80,19 @@ def _watch(looks: Looks, first: Listing, window: float, interval: float) -> int:
     ending = _Ending()
     with ending, _keys() as keys, screen as live:
         live.update(_Screen(looks, first, None, interval), refresh=True)
+        before, movement = seen, Movement()
         with suppress(_Ended):
             while not ending.number:
-                begin = time.monotonic()
-                # Two looks of its own, close together: what has not moved in between is blocked, as in `doctor`.
-                seen = evidence.gather(window=window)
-                listing = looks.look(seen.now)
-                found = diagnose.judge(seen, looks.scope, None)
-                live.update(_Screen(looks, listing, found, interval), refresh=True)
                 with ending.at_once():
                     if keys.quit_within(interval - (time.monotonic() - begin)):
                         break
+                begin = time.monotonic()
+                now = snapshot.take()
+                listing = looks.look(now)
+                pair = evidence.compare(before, now, interval)
+                found = diagnose.judge(pair, looks.scope, None, stacks=False, movement=movement)
+                before = now
+                live.update(_Screen(looks, listing, found, interval), refresh=True)
     return 0 if ending.number in (0, signal.SIGINT) else 128 + ending.number
 
 
@@ -219,32 +225,22 @@ class _Screen:
         return f"pipecap top: {count}; every {self._interval:g} s; q ends it"
 
     def _findings(self, width: int) -> Iterator[Text]:
-        problems = [finding for finding in self._found.findings if finding.verdict != "quiet"] if self._found else []
+        problems = [finding for finding in self._found.findings if finding.problem] if self._found else []
         for finding in problems[:_MOST_FINDINGS]:
             yield from _finding(finding, width)
         if len(problems) > _MOST_FINDINGS:
             yield _text(f"+{len(problems) - _MOST_FINDINGS:,} more: python -m pipecap doctor", "bold red")
 
     def _table(self, pipes: tuple[LivePipe, ...], width: int, *, ascii_only: bool) -> Table:
-        heads = [
-            "inode",
-            "",
-            ">unread",
-            ">capacity",
-            "full",
-            ">in",
-            ">out",
-            "readers",
-            "writers",
-            ">waiting",
-            ">unmoved",
-        ]
+        heads = ["program", "writers", "readers", "", ">unread", ">capacity", "full", ">in", ">out"]
+        heads += [">waiting", ">unmoved", ">inode"]
         rows = [self._row(pipe, ascii_only=ascii_only) for pipe in pipes]
-        readers, writers = heads.index("readers"), heads.index("writers")
-        names = max(ps.NARROWEST, (width - ps.taken(heads, rows) + len("readerswriters")) // 2)
+        hidden = () if width >= _WIDE else (">capacity", ">waiting") if width >= _NARROW else _DROPPED
+        shown = [at for at, head in enumerate(heads) if head not in hidden]
+        used = ps.taken([heads[at] for at in shown], [[row[at] for at in shown] for row in rows])
+        each = max(ps.NARROWEST, (width - used + len("programwritersreaders")) // 3)
         for row, pipe in zip(rows, pipes, strict=True):
-            row[readers], row[writers] = ps.listed(pipe.readers, names), ps.listed(pipe.writers, names)
-        shown = [at for at, head in enumerate(heads) if width >= _WIDE or head not in (">capacity", ">waiting")]
+            row[:3] = ps.program(pipe, each), ps.listed(pipe.writers, each), ps.listed(pipe.readers, each)
         styles = ("bold red" if pipe.stalled else "red" if pipe.full else "default" for pipe in pipes)
         return _table(
             [heads[at] for at in shown],
@@ -259,17 +255,18 @@ class _Screen:
         share = (pipe.unread or 0) / (pipe.capacity or 1)
         growth = self._looks.growth(pipe.file) or 0.0
         return [
-            str(pipe.inode),
+            "",
+            "",
+            "",
             ("#" * round(share * _BAR) if ascii_only else bar(share, _BAR)).ljust(_BAR),
             ps.number(pipe.unread),
             ps.number(pipe.capacity),
             {True: "FULL", False: "", None: "?"}[pipe.full],
             f">={growth:,.0f}" if growth > 0 else "",
             f">={-growth:,.0f}" if growth < 0 else "",
-            "",
-            "",
             str(len(pipe.waiting)) if pipe.waiting else "",
             ps.unmoved(pipe),
+            str(pipe.inode),
         ]
 
 

@@ -3,73 +3,59 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from pipecap.diagnosis import evidence, patterns
+from pipecap.diagnosis import evidence, parties, patterns, waits
 from pipecap.diagnosis.evidence import Evidence
-from pipecap.diagnosis.find import find
-from pipecap.diagnosis.finding import Diagnosis, Finding, Party, PipeNow
-from pipecap.diagnosis.growth import rescuable
-from pipecap.diagnosis.patterns import Case
-from pipecap.errors import AccessDenied, InvalidSize, ProcessGone
-from pipecap.kernel.limits import HostLimits, limits
-from pipecap.proc import procfs
-from pipecap.proc.snapshot import Thread
+from pipecap.diagnosis.find import Case, Found, Key, find
+from pipecap.diagnosis.finding import VERDICTS, Diagnosis, Finding, Moving, Party, PipeNow, Place
+from pipecap.diagnosis.growth import plan
+from pipecap.diagnosis.movement import PATIENCE, Movement
+from pipecap.errors import AccessDenied, ProcessGone
+from pipecap.kernel.limits import limits
+from pipecap.proc import procfs, snapshot, sockets, stacks
+from pipecap.proc.checks import require_process, require_seconds
+from pipecap.proc.procfs import ThreadMemory
 
 WINDOW = 0.3
+_MOST_REPEATS = 3
+_MOST_STACKS = 16  # processes whose Python lines are taken
+_LOG_HEAD = 128  # bytes of a blocked write in which a log record shows
 
 
-def diagnose(pid: int | None = None, *, window: float = WINDOW, stacks: bool = False, proc: str = "/proc") -> Diagnosis:
-    """Look at a process and its descendants twice, `window` seconds apart, and tell what hangs.
+def diagnose(
+    pid: int | None = None,
+    *,
+    window: float = WINDOW,
+    patience: float = PATIENCE,
+    stacks: bool | None = None,
+    progress: Callable[[float], object] | None = None,
+    proc: str = "/proc",
+) -> Diagnosis:
+    """Take two samples of a process and its descendants, `window` seconds apart, and say what hangs.
 
-    Without `pid`, at all processes of this user; as root, at everybody's. Reads /proc and opens a pipe for some
-    microseconds; stops nobody, changes nothing. With `stacks` each party has its Python line, by py-spy in its
-    non-blocking mode (extra `stacks`).
+    Without `pid`, of all processes of this user; as root, of everybody's. Where a writer waits for room and that is not
+    proven to last, samples go on for up to `patience` seconds, or until something moves; `progress` is called with the
+    seconds so far. Reads /proc and opens a pipe for some microseconds; stops nobody, changes nothing. `stacks`: take
+    the Python lines by py-spy in its non-blocking mode (extra `stacks`); None: where it is installed.
 
-    Raises ProcessGone, AccessDenied where that process may not be looked into (needs ptrace access: its user, or
-    CAP_SYS_PTRACE), Unsupported where procfs is missing, InvalidSize for a window that is none.
+    Raises ProcessGone, AccessDenied where that process may not be read (takes ptrace access: its user, or
+    CAP_SYS_PTRACE), Unsupported where procfs is missing, InvalidValue for a PID, window or patience that is none.
     """
     if pid is not None:
-        _require(pid, proc)
-    if not 0 < window < 3600:
-        raise InvalidSize(window, "a window is more than 0 seconds and less than an hour", hint="0.3 is usual")
+        require_process(pid, proc)
+    require_seconds("window", window, usual=WINDOW)
+    require_seconds("patience", patience, usual=PATIENCE, zero=True)
+    begin = time.monotonic()
     seen = evidence.gather(window=window, proc=proc)
-    found = judge(seen, _scope(seen, pid), pid)
-    return with_stacks(found) if stacks else found
-
-
-def judge(seen: Evidence, scope: Collection[int], pid: int | None) -> Diagnosis:
-    """Draw the conclusions that touch a process in `scope`."""
-    host = limits()
-    cases = [case for case in find(seen) if any(thread.pid in scope for thread in case.threads)]
-    order = ("deadlock", "stall", "quiet")
-    findings = sorted((_finding(seen, case, host, pid) for case in cases), key=lambda each: order.index(each.verdict))
-    return Diagnosis(pid, seen.window, tuple(findings), tuple(seen.now.unknown()))
-
-
-def with_stacks(found: Diagnosis) -> Diagnosis:
-    """Add the Python line of each party, by py-spy for other processes."""
-    from pipecap.proc import stacks
-
-    lines, why = stacks.lines({party.pid for finding in found.findings for party in finding.parties})
-    return replace(with_lines(found, lines), unknown=(*found.unknown, *why))
-
-
-def with_lines(found: Diagnosis, lines: Mapping[int, str]) -> Diagnosis:
-    """Add the Python line of each party that has one, by its thread."""
-    findings = tuple(
-        replace(each, parties=tuple(replace(party, line=lines.get(party.tid)) for party in each.parties))
-        for each in found.findings
-    )
-    return replace(found, findings=findings)
-
-
-def _require(pid: int, proc: str) -> None:
-    """Raise ProcessGone at once for what is no process."""
-    procfs.require_procfs(proc)
-    if type(pid) is not int or not 0 < pid < 2**31 or not os.path.exists(f"{proc}/{pid}"):
-        raise ProcessGone(pid)
+    scope = _scope(seen, pid)
+    for _ in range(_MOST_REPEATS):
+        if not evidence.is_between_rounds(seen, scope):
+            break
+        seen = evidence.gather(window=window, proc=proc)
+        scope = _scope(seen, pid)
+    return judge(seen, scope, pid, patience=patience, stacks=stacks, progress=progress, begin=begin)
 
 
 def _scope(seen: Evidence, pid: int | None) -> set[int]:
@@ -80,86 +66,176 @@ def _scope(seen: Evidence, pid: int | None) -> set[int]:
     if process is None or process.state in "ZX":
         raise ProcessGone(pid)
     if process.closed:
-        raise AccessDenied(f"process {pid} may not be looked into")
+        raise AccessDenied(f"process {pid} may not be read")
     return seen.now.tree(pid)
 
 
-# ---- how it is told ----
+def judge(
+    seen: Evidence,
+    scope: Collection[int],
+    pid: int | None,
+    *,
+    patience: float = PATIENCE,
+    stacks: bool | None = None,
+    progress: Callable[[float], object] | None = None,
+    begin: float | None = None,
+    movement: Movement | None = None,
+) -> Diagnosis:
+    """Draw the conclusions that touch a process in `scope`; with `movement`, on earlier samples, without waiting."""
+    begin = time.monotonic() - seen.window if begin is None else begin
+    found = find(seen)
+    cases = _touching(found.cases, scope)
+    reasons = _take_stacks(seen, found, cases, scope, pid, stacks)
+    if seen.stacks:
+        found = find(seen)
+        cases = _touching(found.cases, scope)
+    cases, moving = _settle(seen, cases, patience, progress, movement)
+    _note_log_writers(seen, cases)
+    findings = [_finding(seen, case, moving.get(case.key), pid) for case in cases]
+    findings.sort(key=lambda finding: VERDICTS.index(finding.verdict))
+    unknown = tuple(_unknown(seen)) if any(not each.problem or each.verdict == "stall" for each in findings) else ()
+    places: tuple[Place, ...] = ()
+    if pid is not None and not any(finding.problem for finding in findings):
+        places = tuple(
+            Place(thread.pid, thread.tid, _place(seen, thread.tid))
+            for each in sorted(scope)
+            for thread in seen.now.processes[each].threads
+            if thread.tid in seen.stacks
+        )[:_MOST_STACKS]
+    shown = tuple(findings)
+    return Diagnosis(pid, time.monotonic() - begin, shown, (*unknown, *reasons), _footnote(seen, shown), places)
 
 
-def _finding(seen: Evidence, case: Case, host: HostLimits, pid: int | None) -> Finding:
-    pipes = tuple(_pipe(seen, file) for file in case.files)
-    parties = _parties(seen, case)
-    named = patterns.name(seen, case)
-    free, rescue = rescuable(seen, case, host, pid)
-    weaker = any(party.weak for party in parties)
+def _place(seen: Evidence, tid: int) -> str:
+    return stacks.place(seen.stacks[tid])
+
+
+def _touching(cases: Iterable[Case], scope: Collection[int]) -> list[Case]:
+    return [case for case in cases if any(thread.pid in scope for thread in case.threads)]
+
+
+def _take_stacks(
+    seen: Evidence, found: Found, cases: Collection[Case], scope: Collection[int], pid: int | None, wanted: bool | None
+) -> tuple[str, ...]:
+    """Take the Python lines of all that is in it at once; return why some are missing."""
+    if wanted is False or (wanted is None and stacks.find_program() is None):
+        own = {os.getpid()} & {thread.pid for case in cases for thread in case.threads}
+        seen.stacks = stacks.own() if own else {}
+        return ()
+    pids = dict.fromkeys(thread.pid for case in cases for thread in case.threads)
+    pids |= dict.fromkeys(pid for case in cases for file in case.files for pid in sorted(seen.readers(file)))
+    if pid is not None and not any(case.verdict in ("deadlock", "stall") for case in cases):
+        pids |= dict.fromkeys(sorted(scope))
+    seen.stacks, reasons = stacks.take([*pids][:_MOST_STACKS])
+    return reasons if wanted else ()
+
+
+def _settle(
+    seen: Evidence,
+    cases: list[Case],
+    patience: float,
+    progress: Callable[[float], object] | None,
+    movement: Movement | None,
+) -> tuple[list[Case], dict[Key, Moving]]:
+    """Observe the candidates for a stall: those that move are busy, if a pipe is full; else they are nothing.
+
+    `movement`: what earlier samples have observed, of a caller that takes one after the other and does not wait.
+    """
+    candidates = [case for case in cases if case.candidate]
+    observed = movement or Movement()
+    observed.watch(seen, candidates)
+    if movement is None and candidates:
+        observed.wait(patience, progress)
+    lasting = {
+        case.key
+        for case in candidates
+        if observed.moved(case) is None and (movement is None or observed.unmoved(case) >= patience)
+    }
+    moving = {case.key: moved for case in candidates if (moved := observed.moved(case)) and case.writers}
+    if lasting and movement is None and patience >= seen.window:  # seen at the end, too
+        later = evidence.compare(seen.now, snapshot.take(proc=seen.now.proc, ignored=seen.now.ignored), patience)
+        later.stacks = seen.stacks
+        again = {case.key: case for case in find(later).cases}
+        cases = [again.get(case.key, case) if case.key in lasting else case for case in cases]
+        lasting &= again.keys()
+    settled = []
+    for case in cases:
+        if case.key in moving:
+            settled.append(Case("busy", case.threads, case.writers, case.files))
+        elif not case.candidate or case.key in lasting:
+            settled.append(case)
+    return settled, moving
+
+
+def _note_log_writers(seen: Evidence, cases: Collection[Case]) -> None:
+    """Find log records by the head of what is being written: it is read from the writer's memory, not from the pipe."""
+    for writer in (writer for case in cases for writer in case.writers):
+        if writer.wait.address is None or not writer.wait.count:
+            continue
+        memory = ThreadMemory(writer.pid, writer.tid, seen.now.proc)
+        head = memory.read(writer.wait.address, min(writer.wait.count, _LOG_HEAD))
+        if head and b"logging" in head and b"LogRecord" in head:
+            seen.log_writers.add(writer.tid)
+
+
+def _unknown(seen: Evidence) -> list[str]:
+    """Say what could not be read and may be a waker of what waits."""
+    return seen.now.unknown(seen.suspects)
+
+
+def _footnote(seen: Evidence, findings: Collection[Finding]) -> str:
+    """Say what a proof leaves out."""
+    unread = sum(bool(process.closed) for process in seen.now.processes.values())
+    if not (unread or seen.now.hides) or not any(finding.verdict == "deadlock" for finding in findings):
+        return ""
+    many = f"{unread:,} process{'es' if unread > 1 else ''}" if unread else "processes"
+    return f"{many} of other users could not be read: one could hold an end only if a descriptor was passed to it"
+
+
+def _finding(seen: Evidence, case: Case, moving: Moving | None, pid: int | None) -> Finding:
+    named = patterns.name(seen, case) if case.writers and case.verdict != "idle" else waits.name(seen, case)
+    if case.verdict == "busy":
+        named = patterns.slow(seen, case, moving)
+    pipes = tuple(parties.pipe_now(seen, file) for file in case.files)
+    shown = parties.of(seen, case)
+    program = parties.program(seen, case, pid)
+    can, rescue = _rescue(case, named, pipes, shown, program.pid if pid is None else pid)
     cause = named.cause
-    if weaker:
+    if any(party.weak for party in shown):
         cause += " (weaker evidence: /proc/PID/syscall may not be read, so this rests on wchan and state)"
     if case.verdict == "stall":
-        cause += f" (not proven: {_unproven(seen, case)})"
-    return Finding(case.verdict, named.pattern, pipes, parties, cause, named.fix, free, rescue)
-
-
-def _pipe(seen: Evidence, file: str) -> PipeNow:
-    state = seen.state(file)
-    why = seen.states.get(file, "")
-    inode = int("".join(filter(str.isdigit, file.rpartition(":")[2])))
-    readers, writers = tuple(sorted(seen.readers(file))), tuple(sorted(seen.writers(file)))
-    if state is None:
-        return PipeNow(file, inode, None, None, None, None, readers, writers, why if isinstance(why, str) else "")
-    return PipeNow(file, inode, state.capacity, state.slots, state.unread, state.full, readers, writers, "")
-
-
-def _parties(seen: Evidence, case: Case) -> tuple[Party, ...]:
-    """Tell of the writers first, then of those who should read, then of all others in it."""
-    told: dict[int, Party] = {}
-    for thread in case.writers:
-        told[thread.tid] = _party(seen, thread, "writer")
-    readers = {pid for file in case.files for pid in seen.readers(file)}
-    for pid in sorted(readers):
-        for thread in seen.now.processes[pid].threads:
-            if thread.tid not in told and (thread in case.threads or case.verdict == "stall"):
-                told[thread.tid] = _party(seen, thread, "reader")
-    for thread in case.threads:
-        if thread.tid not in told:
-            told[thread.tid] = _party(seen, thread, "waits")
-    return tuple(told.values())
-
-
-def _party(seen: Evidence, thread: Thread, role: str) -> Party:
-    process = seen.process(thread)
-    wait = thread.wait
-    file = seen.written(thread) or (seen.file(thread, wait.fds[0]) if wait.fds else "")
-    state = seen.state(file)
-    to_go = None
-    if role == "writer" and wait.count is not None and state is not None:
-        to_go = max(1, wait.count - state.unread)
-    call = wait.call
-    if thread.state in "Tt":
-        call = "stopped by a signal" if thread.state == "T" else "stopped by a tracer"
-    return Party(
-        role=role,
-        pid=thread.pid,
-        tid=thread.tid,
-        command=process.command,
-        call=call,
-        file=file,
-        fd=wait.fds[0].fd if wait.fds else None,
-        count=wait.count,
-        to_go=to_go,
-        waits_for=tuple(sorted(seen.movers.get(thread.tid) or ())),
-        weak=wait.weak,
+        cause += f" (not proven: {parties.unproven(seen, case)})"
+    return Finding(
+        verdict=case.verdict,
+        pattern=named.pattern,
+        pid=program.pid,
+        command=program.command,
+        user=procfs.user(program.uid),
+        age=procfs.age(program.start, seen.now.proc),
+        unless=case.unless,
+        pipes=pipes,
+        parties=shown,
+        others=len({thread.tid for thread in case.threads} - {party.tid for party in shown}),
+        cause=cause,
+        fix=named.fix,
+        rescuable=can,
+        rescue=rescue,
+        no_growth=bool(named.no_growth),
+        moving=moving if case.verdict == "busy" else None,
     )
 
 
-def _unproven(seen: Evidence, case: Case) -> str:
-    """Say why a stall is no deadlock: who may yet go on."""
-    for writer in case.writers:
-        movers = seen.movers.get(writer.tid)
-        if movers is None:
-            return "not all who may hold the other end are known"
-        for thread in seen.now.threads():
-            if thread.tid in movers and thread.tid not in seen.blocked:
-                return f"thread {thread.tid} of process {thread.pid}, in {thread.wait.call}, may go on by itself"
-    return "others who could end it may go on by themselves"
+def _rescue(
+    case: Case, named: patterns.Named, pipes: Sequence[PipeNow], shown: Sequence[Party], pid: int
+) -> tuple[bool, str]:
+    """Return whether growing can free it, as far as can be told without trying, and how or why not."""
+    if named.no_growth:
+        return False, named.no_growth
+    host, most = limits(), sockets.largest()
+    for pipe in pipes:
+        writers = [party for party in shown if party.role == "writer" and party.file == pipe.file]
+        if writers:
+            planned = plan(pipe, writers, host, most)
+            if not planned.works:
+                return False, planned.refused
+    return True, f"python -m pipecap rescue {pid}"

@@ -1,4 +1,4 @@
-"""Two looks at all processes, a window apart: who did not move meanwhile, and who could move them.
+"""Two snapshots of all processes, a window apart: which threads did not run meanwhile, and what they wait for.
 
 All that counts as blocked was so during the whole window, so at one moment all of it was: what follows from it together
 is true of that moment.
@@ -8,242 +8,230 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
 
-from pipecap.diagnosis.unknown_holders import Outsiders
+from pipecap.kernel import shared
 from pipecap.kernel.pipes import PipeState
-from pipecap.proc import peek, procfs, snapshot
+from pipecap.proc import peek, procfs, snapshot, sockets
+from pipecap.proc.files import Fifo, File, Pipe, Socket
 from pipecap.proc.snapshot import End, Process, Snapshot, Thread
+from pipecap.proc.sockets import SocketState
+from pipecap.proc.stacks import Stack
 from pipecap.proc.syscalls import Watched
 
+State: TypeAlias = PipeState | SocketState | str
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What a thread waits for in shared memory.
+
+    `memory` names the mapping, empty where it may not be read; `offset` is the place in it. `word`: which word of a
+    queue of pipecap it is ("writing", "reading", "credits", "all_done"), empty for any other semaphore. `owner`: the
+    process that has taken it, where the word says so.
+    """
+
+    memory: str
+    offset: int
+    word: str = ""
+    owner: int | None = None
+
+
+@dataclass
 class Evidence:
     """What two snapshots show together.
 
-    `blocked`: threads, by number, that slept in the same call in both and never ran in between. `still`: pipes whose
-    unread count was the same, not zero, in both. `movers`: of each blocked thread, who could end its wait; None where
-    somebody unknown could. `locks`: the shared memory that waiters for a shared lock wait in.
+    `blocked`: threads, by number, that slept in the same call in both and never ran in between. `states`: the pipes and
+    sockets that they wait for; a text says why one could not be seen. `locks`: of those that wait in shared memory.
+    `wakers`: of each blocked thread, the threads that could end its wait; None where somebody else could.
+    `suspects`: processes that may not be read, and may be wakers. `stacks`: the Python lines, where they were taken.
+    `log_writers`: the threads that write a log record.
     """
 
+    before: Snapshot
     now: Snapshot
-    blocked: dict[int, Thread]
-    states: dict[str, PipeState | str]
-    still: set[str]
     window: float
-    holders: dict[str, list[tuple[int, End]]] = field(default_factory=dict)
-    movers: dict[int, set[int] | None] = field(default_factory=dict)
-    locks: dict[int, tuple[str, int]] = field(default_factory=dict)
+    blocked: dict[int, Thread]
+    states: dict[File, State]
+    locks: dict[int, Lock] = field(default_factory=dict)
+    wakers: dict[int, set[int] | None] = field(default_factory=dict)
+    suspects: set[int] = field(default_factory=set)
+    stacks: dict[int, Stack] = field(default_factory=dict)
+    log_writers: set[int] = field(default_factory=set)
 
-    def state(self, file: str) -> PipeState | None:
-        """Give the state of a pipe, None where it could not be looked at."""
-        state = self.states.get(file)
-        return state if isinstance(state, PipeState) else None
-
-    def is_full(self, file: str) -> bool:
-        """Whether a pipe has no free slot, or could not be looked at: a writer sleeps in it all the same."""
-        state = self.states.get(file)
-        return bool(state.full) if isinstance(state, PipeState) else state is not None
+    @cached_property
+    def holders(self) -> dict[File, list[tuple[int, End]]]:
+        """The processes that hold each file, and their descriptors."""
+        return self.now.holders()
 
     def process(self, thread: Thread) -> Process:
-        """Give the process of a thread."""
+        """Return the process of a thread."""
         return self.now.processes[thread.pid]
 
-    def file(self, thread: Thread, watched: Watched) -> str:
-        """Give the file behind a descriptor that a thread waits for; empty where that is none of interest."""
+    def state(self, file: File | None) -> PipeState | SocketState | None:
+        """Return the state of a pipe or socket; None where it could not be seen."""
+        found = self.states.get(file) if file is not None else None
+        return None if isinstance(found, str) else found
+
+    def unread(self, file: File) -> int | None:
+        """Return how many bytes wait to be read behind a read end or in a socket."""
+        state = self.state(file)
+        return None if state is None else state.unread
+
+    def is_full(self, file: File | None) -> bool:
+        """Whether a writer sleeps: no slot is free, or it could not be seen, as the writer sleeps all the same."""
+        found = self.states.get(file) if file is not None else None
+        return found is not None if isinstance(found, str | None) else bool(found.full)
+
+    # -- what a thread waits for --
+
+    def file(self, thread: Thread, watched: Watched) -> File | None:
+        """Return what is behind a descriptor that a thread waits for; None where that is of no interest."""
         end = self.process(thread).end(watched.fd)
-        return end.file if end else ""
+        return end.file if end else None
 
-    def written(self, thread: Thread) -> str:
-        """Give the pipe or socket that a thread is blocked writing to; empty for all others."""
-        if thread.wait.kind != "write" or thread.tid not in self.blocked:
-            return ""
-        if thread.wait.weak:
-            return self._only_full(thread)
-        return self.file(thread, thread.wait.fds[0])
+    def written(self, thread: Thread) -> File | None:
+        """Return the full pipe or socket that a blocked thread waits for room in: in a write, or polling for one."""
+        if thread.tid not in self.blocked:
+            return None
+        if thread.wait.kind == "write":
+            file = self._only_full(thread) if thread.wait.weak else self.file(thread, thread.wait.fds[0])
+            return file if isinstance(file, Pipe | Fifo | Socket) and self.is_full(file) else None
+        if thread.wait.kind == "poll":
+            files = (self.file(thread, each) for each in thread.wait.fds if each.writes)
+            full = (file for file in files if isinstance(file, Pipe | Fifo | Socket))
+            return next((file for file in full if self.is_full(file)), None)
+        return None
 
-    def _only_full(self, thread: Thread) -> str:
+    def _only_full(self, thread: Thread) -> File | None:
         """Where the call may not be read: the one full pipe that its process can write to."""
         files = {end.file for end in self.process(thread).ends if end.is_pipe and end.writes}
         full = [file for file in files if self.state(file) and self.is_full(file)]
-        return full[0] if len(full) == 1 else ""
+        return full[0] if len(full) == 1 else None
 
-    def readers(self, file: str) -> set[int]:
-        """Give the processes with a read end."""
-        return {pid for pid, end in self.holders.get(file, ()) if end.reads}
+    def awaited(self, thread: Thread) -> list[File]:
+        """Return the pipes and sockets that a blocked thread waits to read from."""
+        if thread.wait.kind not in ("read", "poll"):
+            return []
+        files = [self.file(thread, each) for each in thread.wait.fds if each.reads]
+        return [file for file in files if isinstance(file, Pipe | Fifo | Socket)]
 
-    def writers(self, file: str) -> set[int]:
-        """Give the processes with a write end."""
-        return {pid for pid, end in self.holders.get(file, ()) if end.writes}
+    # -- who is at its ends --
+
+    def source(self, file: File) -> File | None:
+        """Return what the bytes that are read from a file are written to: of a pipe itself, of a socket its peer."""
+        if not isinstance(file, Socket):
+            return file
+        state = self.state(file)
+        return Socket(state.peer) if isinstance(state, SocketState) and state.peer is not None else None
+
+    def readers(self, file: File | None) -> set[int]:
+        """Return the processes that can read what is written to a file."""
+        source = self.source(file) if file is not None else None
+        return {pid for pid, end in self.holders.get(source, ()) if end.reads} if source is not None else set()
+
+    def writers(self, file: File | None) -> set[int]:
+        """Return the processes that can write what is read from a file."""
+        source = self.source(file) if file is not None else None
+        return {pid for pid, end in self.holders.get(source, ()) if end.writes} if source is not None else set()
+
+    def first_thread(self, pid: int) -> Thread | None:
+        """Return the main thread of a process, if it is blocked."""
+        return self.blocked.get(pid)
 
 
 def gather(*, window: float, proc: str = "/proc", ignored: Collection[int] = ()) -> Evidence:
-    """Look twice, `window` seconds apart. Raises Unsupported where procfs is missing."""
-    before = snapshot.take(proc=proc, ignored=ignored)
+    """Take two snapshots, `window` seconds apart. Raises Unsupported where procfs is missing."""
     begin = time.monotonic()
-    waiting = {thread.tid: thread for thread in before.threads() if thread.blocked}
-    states = _states(before, waiting.values())
+    before = snapshot.take(proc=proc, ignored=ignored)
     time.sleep(max(0.0, window - (time.monotonic() - begin)))
-    now = snapshot.take(proc=proc, ignored=ignored)
+    return compare(before, snapshot.take(proc=proc, ignored=ignored), window)
+
+
+def compare(before: Snapshot, now: Snapshot, window: float) -> Evidence:
+    """Return what two snapshots show together."""
+    waiting = {thread.tid: thread for thread in before.threads() if thread.blocked}
     blocked = {thread.tid: thread for thread in now.threads() if waiting.get(thread.tid) == thread}
-    later = _states(now, blocked.values())
-    still = {file for file, state in later.items() if _moved_nothing(states.get(file), state)}
-    evidence = Evidence(now, blocked, later, still, window, now.holders())
-    _note_locks(evidence)
-    _note_movers(evidence, Outsiders(before, now))
-    return evidence
+    seen = Evidence(before, now, window, blocked, {})
+    seen.states = _states(seen)
+    seen.locks = dict(_locks(seen))
+    return seen
 
 
-def _moved_nothing(before: PipeState | str | None, now: PipeState | str) -> bool:
-    if not (isinstance(before, PipeState) and isinstance(now, PipeState)):
-        return isinstance(now, str)  # nobody can tell: the threads say it
-    return before.unread == now.unread > 0 and before.capacity == now.capacity
+def is_between_rounds(seen: Evidence, pids: Collection[int]) -> bool:
+    """Whether a thread of these processes waits in rounds, and was met between two of them: another sample is due."""
+    before = {thread.tid: thread for thread in seen.before.threads() if thread.pid in pids}
+    return any(
+        now.wait.rounds != before[now.tid].wait.rounds and "running" in (now.wait.kind, before[now.tid].wait.kind)
+        for pid in pids
+        for now in seen.now.processes[pid].threads
+        if now.tid in before
+    )
 
 
-def _states(seen: Snapshot, threads: Collection[Thread]) -> dict[str, PipeState | str]:
-    """Look at the pipes that matter: those of processes with a thread that waits for a pipe or for a shared lock."""
-    holders = seen.holders()
-    files: set[str] = set()
-    for thread in threads:
-        ends = seen.processes[thread.pid].ends
+def _states(seen: Evidence) -> dict[File, State]:
+    """See the pipes and sockets that matter: those that blocked threads wait for, and those of lock waiters."""
+    files: set[File] = set()
+    for thread in seen.blocked.values():
+        ends = seen.process(thread).ends
         if thread.wait.kind == "shared futex" or thread.wait.weak:
             files |= {end.file for end in ends if end.is_pipe}
         else:
             watched = {each.fd for each in thread.wait.fds}
-            files |= {end.file for end in ends if end.is_pipe and end.fd in watched}
-    return {file: peek.state_of(file, holders[file], proc=seen.proc) for file in files}
-
-
-def _note_locks(evidence: Evidence) -> None:
-    for thread in evidence.blocked.values():
-        if thread.wait.kind == "shared futex" and thread.wait.address is not None:
-            try:
-                place = procfs.shared_mapping(thread.pid, thread.wait.address, evidence.now.proc)
-            except OSError:
-                continue
-            if place:
-                evidence.locks[thread.tid] = place
-
-
-def _note_movers(evidence: Evidence, outsiders: Outsiders) -> None:
-    sharing = _Sharing(evidence, outsiders)
-    rings = {process.pid for process in evidence.now.processes.values() if process.has_io_uring}
-    owner = {thread.tid: thread.pid for thread in evidence.now.threads()} if rings else {}
-    for thread in evidence.blocked.values():
-        match thread.wait.kind:
-            case "child":
-                movers = _child_threads(evidence, thread)
-            case "private futex":
-                movers = evidence.now.threads_of([thread.pid], but=thread.tid)
-            case "shared futex":
-                movers = sharing.of(thread)
-            case _:
-                movers = _other_ends(evidence, thread, outsiders)
-        # io_uring reads and writes for a process whose threads all sleep.
-        if movers is not None and rings and (thread.pid in rings or any(owner.get(tid) in rings for tid in movers)):
-            movers = None
-        evidence.movers[thread.tid] = movers
-
-
-class _Sharing:
-    """Who shares a lock: those that map its memory, and their descendants, which may be about to."""
-
-    def __init__(self, evidence: Evidence, outsiders: Outsiders) -> None:
-        self._evidence = evidence
-        self._outsiders = outsiders
-        self._mapping = _mapping(evidence)
-        self._known: dict[str, set[int] | None] = {}
-
-    def of(self, thread: Thread) -> set[int] | None:
-        place = self._evidence.locks.get(thread.tid)
-        if place is None:
-            return None
-        file = place[0]
-        if file not in self._known:
-            pids = self._evidence.now.tree(*self._mapping[file])
-            unknown = self._outsiders.may_share(pids)
-            self._known[file] = None if unknown else self._evidence.now.threads_of(pids)
-        threads = self._known[file]
-        return None if threads is None else threads - {thread.tid}
-
-
-def _mapping(evidence: Evidence) -> dict[str, set[int]]:
-    """Tell which processes map the memory of each lock that is waited for."""
-    found: defaultdict[str, set[int]] = defaultdict(set)
-    if not evidence.locks:
-        return found
-    for process in evidence.now.processes.values():
-        if process.threads:
-            try:
-                for file in procfs.shared_files(process.pid, evidence.now.proc):
-                    found[file].add(process.pid)
-            except OSError:
-                continue
+            files |= {end.file for end in ends if end.fd in watched and isinstance(end.file, Pipe | Fifo | Socket)}
+    known = sockets.unix_sockets() if any(isinstance(file, Socket) for file in files) else {}
+    found: dict[File, State] = {}
+    for file in files:
+        if isinstance(file, Socket):
+            state = known.get(file.inode)
+            found[file] = state or "it is no Unix socket of this network namespace"
+            if state is not None and state.peer in known:
+                found[Socket(state.peer)] = known[state.peer]
+        else:
+            found[file] = peek.state_of(file, seen.holders[file], proc=seen.now.proc)
     return found
 
 
-def _child_threads(evidence: Evidence, thread: Thread) -> set[int] | None:
-    """Give the threads of the children waited for; None where one has ended, or may not be looked into."""
-    children = evidence.now.children(thread.pid)
-    wanted = thread.wait.child
-    if wanted is not None and wanted > 0:
-        depth = len(_pids(thread.pid, evidence.now.proc))
-        children = [child for child in children if _pids(child.pid, evidence.now.proc)[depth - 1 : depth] == [wanted]]
-    if not children or any(child.closed or child.state == "Z" for child in children):
-        return None
-    return evidence.now.threads_of(child.pid for child in children)
+def _locks(seen: Evidence) -> Iterator[tuple[int, Lock]]:
+    """Find what threads wait for in shared memory. One that is not shared is a lock of its process alone."""
+    for thread in seen.blocked.values():
+        if thread.wait.kind != "shared futex" or thread.wait.address is None:
+            continue
+        try:
+            place = procfs.shared_mapping(thread.pid, thread.wait.address, seen.now.proc)
+        except OSError:
+            yield thread.tid, Lock("", 0)
+            continue
+        if place is not None:
+            yield thread.tid, _lock(seen, thread, place)
 
 
-def _pids(pid: int, proc: str) -> list[int]:
-    """Give the PIDs of a process, from the namespace of this /proc down to its own."""
-    try:
-        return [int(each) for each in procfs.status(f"{proc}/{pid}")["NSpid"].split()]
-    except (OSError, KeyError, ValueError):
-        return [pid]
+def _lock(seen: Evidence, thread: Thread, place: procfs.Mapping) -> Lock:
+    word = shared.word_at(place.offset) if place.is_pipecap else ""
+    owner = None
+    if word in ("writing", "reading") and thread.wait.address is not None:
+        memory = procfs.ThreadMemory(thread.pid, thread.tid, seen.now.proc)
+        data = memory.read(thread.wait.address - place.offset, shared.SIZE)
+        owner = shared.owner(data, word) if data else None
+    return Lock(place.file, place.offset, word, owner)
 
 
-def _other_ends(evidence: Evidence, thread: Thread, outsiders: Outsiders) -> set[int] | None:
-    """Give the threads that hold the other ends of all that a thread reads, writes or polls."""
-    movers: set[int] = set()
-    watched = thread.wait.fds
-    if thread.wait.weak:
-        file = evidence.written(thread)
-        if not file:
-            return None
-        return _movers_of(evidence, thread, file, outsiders, reads=False)
-    for each in watched:
-        end = evidence.process(thread).end(each.fd)
-        if end is None or (each.reads and not end.reads) or (each.writes and not end.writes):
-            return None  # a write end that is polled for reading waits for its readers to go, say
-        for reads in (True, False):
-            if each.reads if reads else each.writes:
-                found = _movers_of(evidence, thread, end.file, outsiders, reads=reads)
-                if found is None:
-                    return None
-                movers |= found
-        if not (each.reads or each.writes):
-            return None  # for an error or the end alone
-    return movers
+def mapping(seen: Evidence) -> dict[str, set[int]]:
+    """Return the processes that map the memory of each lock that a thread waits for."""
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    if seen.locks:
+        for process in seen.now.processes.values():
+            if process.threads:
+                with suppress(OSError):
+                    for file in procfs.shared_files(process.pid, seen.now.proc):
+                        found[file].add(process.pid)
+    return found
 
 
-def _movers_of(evidence: Evidence, thread: Thread, file: str, outsiders: Outsiders, *, reads: bool) -> set[int] | None:
-    if file.startswith("pidfd:"):
-        process = evidence.now.processes.get(int(file.removeprefix("pidfd:")))
-        if process is None or process.closed or process.state == "Z":
-            return None
-        return evidence.now.threads_of([process.pid])
-    if not file.startswith("pipe:"):
-        return None  # a socket; a FIFO, which anybody may open
-    state = evidence.states.get(file)
-    if reads:
-        pids = evidence.writers(file)
-        if not isinstance(state, PipeState) or state.unread or not pids:
-            return None  # it can go on, at once or with an end of file
-    else:
-        pids = evidence.readers(file)
-        if not evidence.is_full(file) or not pids:
-            return None
-    if outsiders.may_hold(file):
-        return None
-    return evidence.now.threads_of(pids, but=thread.tid)
+def pids(threads: Iterable[Thread]) -> list[int]:
+    """Return the processes of threads, in order."""
+    return list(dict.fromkeys(thread.pid for thread in threads))

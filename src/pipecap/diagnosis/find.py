@@ -1,92 +1,228 @@
-"""What hangs, out of the evidence: each thread is in one case at most."""
+"""What hangs, out of the evidence. Each thread is in one case at most.
+
+A set of threads that only its members could wake is stuck (graph.py). It is a deadlock where it contains work that
+cannot be done: a write into what is full; or a read, a lock or a child's exit, if the set stays stuck without the waits
+that a person or a signal handler may end (`is_strong`). A stuck set without work is idle: a pool waiting for tasks.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from pipecap.diagnosis import graph
 from pipecap.diagnosis.evidence import Evidence
-from pipecap.diagnosis.patterns import Case
-from pipecap.proc import sockets
-from pipecap.proc.snapshot import Thread
+from pipecap.diagnosis.finding import Verdict
+from pipecap.diagnosis.lines import meaning
+from pipecap.diagnosis.wakers import note_wakers
+from pipecap.proc import procfs
+from pipecap.proc.files import File, Pipe
+from pipecap.proc.snapshot import Process, Thread
+from pipecap.proc.syscalls import Wait
+
+Key: TypeAlias = tuple[tuple[File, ...], tuple[tuple[int, int, Wait], ...]]
 
 
-def find(seen: Evidence) -> list[Case]:
-    """Find all hangs, each thread in one at most."""
-    stuck = graph.stuck(seen.movers)
-    cases = []
-    for group in graph.groups(stuck, seen.movers):
-        threads = sorted((seen.blocked[tid] for tid in group), key=lambda thread: thread.tid)
-        case = _stuck_case(seen, threads)
-        if case:
-            cases.append(case)
-    cases += _stalls(seen, stuck)
-    cases += _stalled_sockets(seen, stuck)
-    return cases
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A hang as found: its threads, of these the blocked writers, and the pipes in question.
 
-
-def _stuck_case(seen: Evidence, threads: list[Thread]) -> Case | None:
-    writers = [thread for thread in threads if _on_full_pipe(seen, thread)]
-    if writers:
-        return Case("deadlock", threads, writers, _files(seen, writers))
-    waiters = [thread for thread in threads if thread.tid in seen.locks]
-    if len({seen.locks[thread.tid] for thread in waiters}) > 1:
-        return Case("quiet", threads, [], (), waiters)  # several locks: in a cycle, or of several queues
-    if not waiters:
-        reading = [thread for thread in threads if thread.wait.kind in ("read", "poll")]
-        return Case("quiet", threads, [], ()) if reading else None
-    unread = _nobody_reads(seen, threads, waiters)
-    return Case("deadlock" if unread else "quiet", threads, [], tuple(unread), waiters)
-
-
-def _on_full_pipe(seen: Evidence, thread: Thread) -> bool:
-    file = seen.written(thread)
-    return file.startswith(("pipe:", "fifo:")) and seen.is_full(file)
-
-
-def _files(seen: Evidence, writers: Iterable[Thread]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(seen.written(writer) for writer in writers))
-
-
-def _nobody_reads(seen: Evidence, threads: list[Thread], waiters: list[Thread]) -> list[str]:
-    """Find the pipes with unread bytes that all who wait for the lock could read, and nobody reads.
-
-    Whoever sits in read() of another pipe that they could read, too, holds the lock, and all is as it should be.
+    `candidate`: a stall that is one only if nothing moves for a while (movement.py).
     """
-    pids = {thread.pid for thread in waiters}
-    for thread in threads:
-        files = [seen.file(thread, each) for each in thread.wait.fds if each.reads]
-        if any(pids <= seen.readers(file) for file in files if file.startswith(("pipe:", "fifo:"))):
-            return []
-    return [
-        file
-        for file in sorted(seen.still)
-        if pids <= seen.readers(file) and (state := seen.state(file)) is not None and state.unread and not state.full
-    ]
+
+    verdict: Verdict
+    threads: tuple[Thread, ...]
+    writers: tuple[Thread, ...] = ()
+    files: tuple[File, ...] = ()
+    unless: tuple[str, ...] = ()  # signals whose handlers may end it
+    candidate: bool = False
+
+    @property
+    def key(self) -> Key:
+        """What is the same in a later sample while it lasts."""
+        return self.files, tuple((thread.tid, thread.start, thread.wait) for thread in self.writers or self.threads)
 
 
-def _stalls(seen: Evidence, stuck: set[int]) -> list[Case]:
-    """Find full pipes that nobody read during the window, with a writer that waited all of it."""
-    by_file: defaultdict[str, list[Thread]] = defaultdict(list)
+@dataclass
+class Found:
+    """The cases, and the threads that only members of their set could wake."""
+
+    cases: list[Case] = field(default_factory=list)
+    stuck: set[int] = field(default_factory=set)
+    robust: set[int] = field(default_factory=set)
+
+
+def find(seen: Evidence) -> Found:
+    """Find all hangs."""
+    note_wakers(seen)
+    stuck = graph.stuck(seen.wakers)
+    strong = {tid: others if is_strong(seen, seen.blocked[tid]) else None for tid, others in seen.wakers.items()}
+    found = Found([], stuck, graph.stuck(strong))
+    for group in graph.groups(stuck, seen.wakers):
+        found.cases += _cases(seen, group, found.robust)
+    found.cases += _stalls(seen, stuck)
+    found.cases += _ends_that_do_not_come(seen, stuck)
+    found.cases += _fifos(seen)
+    return found
+
+
+def is_strong(seen: Evidence, thread: Thread) -> bool:
+    """Whether only what /proc shows can end a wait; else a person or a signal handler may, through an Event, say.
+
+    Python runs signal handlers in the main thread, and what an Event or a semaphore is for is known by Python lines
+    alone, or where it is a word of a queue of ours.
+    """
+    stack = seen.stacks.get(thread.tid)
+    lock = seen.locks.get(thread.tid)
+    if thread.wait.kind == "shared futex" and lock is not None:
+        return bool(lock.word) or (stack is not None and meaning(stack) in ("get", "put", "feed", "tasks", "pool"))
+    if thread.wait.kind in ("private futex", "shared futex"):
+        if thread.tid != thread.pid:
+            return True
+        return stack is not None and meaning(stack) != "event"
+    return True
+
+
+# ---- what is stuck ----
+
+
+def _cases(seen: Evidence, group: set[int], robust: set[int]) -> Iterator[Case]:
+    writers = _by_number(seen, (tid for tid in group if seen.written(seen.blocked[tid]) is not None))
+    if writers:
+        core = graph.closure([thread.tid for thread in writers], seen.wakers)
+        yield _deadlock(seen, core, writers)
+        return
+    left = group & robust
+    for part in graph.groups(left, seen.wakers):
+        core = graph.core(part, seen.wakers)
+        if core and not _is_self_pipe(seen, core):
+            yield _deadlock(seen, core, ())
+        left -= part if core else set()
+    rest = _by_number(seen, group - robust)
+    waiting = [thread for thread in rest if thread.wait.kind in ("read", "poll") or thread.tid in seen.locks]
+    if waiting:
+        yield Case("idle", tuple(rest))
+
+
+def _deadlock(seen: Evidence, core: set[int], writers: Iterable[Thread]) -> Case:
+    threads = _by_number(seen, core)
+    files = [file for writer in writers if (file := seen.written(writer)) is not None]
+    if not files:
+        read = [(thread.pid, file) for thread in threads for file in seen.awaited(thread)]
+        files = [file for pid, file in read if seen.writers(file) - {pid}] or [file for _, file in read]
+    unless = {name for pid in {thread.pid for thread in threads} for name in procfs.handled(pid, seen.now.proc)}
+    if any(thread.wait.masked for thread in threads):
+        unless.add("a signal that its call lets through")
+    return Case("deadlock", tuple(threads), tuple(writers), tuple(dict.fromkeys(files)), tuple(sorted(unless)))
+
+
+def _by_number(seen: Evidence, tids: Iterable[int]) -> list[Thread]:
+    return sorted((seen.blocked[tid] for tid in tids), key=lambda thread: thread.tid)
+
+
+def _is_self_pipe(seen: Evidence, core: set[int]) -> bool:
+    """Whether it is one process that waits for its own signal handlers: to write to its own end, which never blocks."""
+    threads = [seen.blocked[tid] for tid in core]
+    if len({thread.pid for thread in threads}) > 1:
+        return False
+    process = seen.process(threads[0])
+    handlers = bool(procfs.handled(process.pid, seen.now.proc)) and not _lost_child(seen, process)
+    sources = [seen.source(file) for thread in threads for file in seen.awaited(thread)]
+    ends = [end for end in process.ends if end.file in sources and end.writes]
+    return bool(ends) and (handlers or any(_is_nonblocking(seen, process, end.fd) for end in ends))
+
+
+def _is_nonblocking(seen: Evidence, process: Process, fd: int) -> bool:
+    try:
+        return bool(int(procfs.fdinfo(process.pid, fd, seen.now.proc)["flags"], 8) & 0o4000)
+    except (OSError, KeyError, ValueError):
+        return False
+
+
+def _lost_child(seen: Evidence, process: Process) -> bool:
+    return any(child.state in "ZX" for child in seen.now.children(process.pid))
+
+
+# ---- what may yet move, and does not ----
+
+
+def _stalls(seen: Evidence, stuck: set[int]) -> Iterator[Case]:
+    """Find writers that wait for room, and are not proven to wait for ever."""
+    by_file: defaultdict[File, list[Thread]] = defaultdict(list)
     for tid, thread in seen.blocked.items():
-        if tid not in stuck and _on_full_pipe(seen, thread) and seen.written(thread) in seen.still:
-            by_file[seen.written(thread)].append(thread)
-    return [Case("stall", writers, writers, (file,)) for file, writers in by_file.items()]
+        file = seen.written(thread) if tid not in stuck else None
+        if file is not None:
+            by_file[file].append(thread)
+    for file, writers in by_file.items():
+        verdict: Verdict = "idle" if _waits_for_a_person(seen, seen.readers(file)) else "stall"
+        yield Case(verdict, tuple(writers), tuple(writers), (file,), candidate=verdict == "stall")
 
 
-def _stalled_sockets(seen: Evidence, stuck: set[int]) -> list[Case]:
-    """Find pairs of threads that wait to send to each other by a socketpair; that a socket is full the kernel hides."""
-    sending = {
-        file: thread
-        for thread in seen.blocked.values()
-        if thread.tid not in stuck and (file := seen.written(thread)).startswith("socket:")
-    }
-    if len(sending) < 2:
-        return []
-    peers = {f"socket:[{one}]": f"socket:[{other}]" for one, other in sockets.socket_peers().items()}
-    return [
-        Case("stall", [thread, sending[peers[file]]], [thread, sending[peers[file]]], (file, peers[file]))
-        for file, thread in sending.items()
-        if peers.get(file, "") > file and peers[file] in sending
-    ]
+def _waits_for_a_person(seen: Evidence, pids: set[int]) -> bool:
+    """Whether a reader waits for its terminal, as a pager does."""
+    for pid in pids:
+        for thread in seen.now.processes[pid].threads:
+            if thread.wait.kind in ("read", "poll", "outside", "unknown"):
+                fds = [each.fd for each in thread.wait.fds if each.reads]
+                if any(procfs.is_terminal(pid, fd, seen.now.proc) for fd in fds):
+                    return True
+    return False
+
+
+def _ends_that_do_not_come(seen: Evidence, stuck: set[int]) -> Iterator[Case]:
+    """Find readers to the end of a pipe whose writers have left them: only orphans hold its write end.
+
+    The child that was to write has ended; what it left behind holds its stdout or stderr, and waits for something else.
+    """
+    for thread in seen.blocked.values():
+        if thread.tid in stuck:
+            continue
+        process = seen.process(thread)
+        for file in seen.awaited(thread):
+            holders = seen.writers(file)
+            if not isinstance(file, Pipe) or seen.unread(file) or not holders or thread.pid in holders:
+                continue
+            if all(_is_orphan(seen, process, seen.now.processes[pid], file) for pid in holders):
+                yield Case("stall", (thread,), (), (file,), candidate=True)
+                break
+
+
+def _is_orphan(seen: Evidence, reader: Process, holder: Process, file: File) -> bool:
+    """Whether a process was started below a reader, lost its parent, and writes nothing to what it inherited."""
+    parents = {reader.pid, *_ancestors(seen, reader)}
+    was_reparented = holder.ppid in parents and (holder.ppid != reader.ppid or holder.ppid == reader.pid)
+    began_later = holder.start >= reader.start
+    inherited = any(end.file == file and end.writes and end.fd in (1, 2) for end in holder.ends)
+    ended_child = _lost_child(seen, reader)
+    return was_reparented and began_later and inherited and (ended_child or holder.ppid != reader.pid)
+
+
+def _ancestors(seen: Evidence, process: Process) -> Iterator[int]:
+    known: set[int] = set()
+    while process.ppid and process.ppid not in known:
+        known.add(process.ppid)
+        yield process.ppid
+        parent = seen.now.processes.get(process.ppid)
+        if parent is None:
+            return
+        process = parent
+
+
+def _fifos(seen: Evidence) -> Iterator[Case]:
+    """Find relatives that each wait in open(2) for the other to open another FIFO."""
+    opening = [thread for thread in seen.blocked.values() if thread.wait.kind == "open"]
+    while opening:
+        first = opening.pop()
+        family = {first.pid, *_ancestors(seen, seen.process(first))}
+        others = [
+            thread
+            for thread in opening
+            if thread.wait.path != first.wait.path
+            and seen.process(thread).session == seen.process(first).session
+            and family & {thread.pid, *_ancestors(seen, seen.process(thread))} - {1}
+        ]
+        if others:
+            opening = [thread for thread in opening if thread not in others]
+            yield Case("stall", tuple(sorted([first, *others], key=lambda each: each.tid)), candidate=True)

@@ -1,97 +1,103 @@
-"""The names of hangs: what the parties do, by which name engineers know it, and the code that ends it."""
+"""The names of hangs in which a writer waits for room: what should read, what it does instead, and the fix.
+
+Pure: out of the evidence, nothing is read here. Hangs without a full pipe: waits.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from pipecap.diagnosis import lines
 from pipecap.diagnosis.evidence import Evidence
-from pipecap.proc.procfs import ThreadMemory
+from pipecap.diagnosis.find import Case
+from pipecap.diagnosis.finding import Moving
+from pipecap.proc.files import File, PidFd, Socket
 from pipecap.proc.snapshot import Thread
+from pipecap.words import amount, processes
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Literal
-
-_STDOUT, _STDERR = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A hang as found: its threads, of these the blocked writers, the pipes in question, who waits for a lock."""
-
-    verdict: Literal["deadlock", "stall", "quiet"]
-    threads: list[Thread]
-    writers: list[Thread]
-    files: tuple[str, ...]
-    waiters: list[Thread] | tuple[()] = ()
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_STREAMS = {_STDOUT: "stdout", _STDERR: "stderr"}
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A pattern, the cause in words, and the fix."""
+    """A pattern, its cause, its fix; `no_growth` says why no growing of a pipe helps, empty where it does."""
 
     pattern: str
     cause: str
     fix: str
+    no_growth: str = ""
 
 
 _DRAIN = (
     "get the items before join(): `for item in pipecap.drain(queue, [process])`, or queue.get(), then process.join()"
 )
-_SOCKET_FIX = "let one side receive before it sends, or send from a thread; growing helps no socketpair"
+_NOT_READ = "the writer would go on, and still nobody would read"
 
 
 def name(seen: Evidence, case: Case) -> Named:
-    """Find the pattern of a case."""
-    if case.verdict == "quiet":
-        return _quiet(seen, case)
-    if not case.writers:
-        return _died_holding_the_lock(seen, case)
+    """Return the pattern of a case with a blocked writer."""
     writer = _first(seen, case)
     file = seen.written(writer)
-    if file.startswith("socket:"):
-        one, other = case.writers
-        return Named(
-            "both sides send first",
-            f"process {one.pid} and process {other.pid} both send to each other through a socketpair, and neither"
-            " receives",
-            _SOCKET_FIX,
-        )
+    assert file is not None
     for rule in (
         _logging,
-        _same_process,
         _stopped,
+        _read_lock_lost,
         _both_send,
         _waits_for_exit,
+        _same_process,
         _reads_something_else,
         _waits_for_lock,
     ):
         named = rule(seen, case, writer, file)
         if named:
             return named
-    readers = _pids(seen.readers(file) - {writer.pid} or {writer.pid})
-    verb = "nobody who could read it will ever move" if case.verdict == "deadlock" else "nobody read it meanwhile"
+    readers = processes(seen.readers(file) - {writer.pid} or {writer.pid})
+    verb = "nothing that could read it will ever move" if case.verdict == "deadlock" else "nothing read it meanwhile"
     return Named(
         "consumer stopped early",
-        f"process {writer.pid} waits for room in a full pipe; {readers} could read it, and does not: {verb}",
-        "read until the producers are gone, `for item in pipecap.drain(queue, processes)`, or tell them to stop first",
+        f"process {writer.pid} waits for room in a full {kind_of(file)}; {readers} could read it, and does not: {verb}",
+        "read until the producers are gone, `for item in pipecap.drain(queue, processes)`, or let them stop first",
     )
 
 
+def slow(seen: Evidence, case: Case, moving: Moving | None) -> Named:
+    """Return the name of a full pipe that moves: which side is the slower one."""
+    writers = {thread.pid for thread in case.writers}
+    readers = processes(seen.readers(case.files[0]) - writers or writers)
+    rate = ""
+    if moving is not None:
+        rate = f"; seen for {moving.seconds:.1f} s"
+        if moving.read:
+            rate += f", in which {amount(moving.read)} were read, {amount(round(moving.read / moving.seconds))}/s"
+        rate += (
+            f"; the writer waited in {moving.writer_waited} of {moving.samples} samples, a reader in"
+            f" {moving.reader_waited}"
+        )
+    return Named(
+        "slow reader",
+        f"{processes(writers)} waits for room in a full {kind_of(case.files[0])} that moves: the slower side is"
+        f" {readers}{rate}",
+        "none if that is the work; else more readers, or larger batches: pipecap tune",
+        "it moves: a larger pipe would be full as soon",
+    )
+
+
+def kind_of(file: File) -> str:
+    """Return what a file is called in a sentence."""
+    return "socketpair" if isinstance(file, Socket) else "pipe"
+
+
 def _first(seen: Evidence, case: Case) -> Thread:
-    """Give the writer that others are best told from: one whose process somebody waits for, if there is one."""
-    waited = {
-        thread.wait.child for thread in case.threads if thread.wait.kind == "child" and thread.wait.child is not None
-    }
+    """Return the writer that others are best explained by: one whose process another waits for, if there is one."""
+    waited = {thread.wait.child for thread in case.threads if thread.wait.kind == "child"} - {None}
     return next((writer for writer in case.writers if writer.pid in waited), case.writers[0])
 
 
-def _logging(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | None:
-    """Tell log records by the head of what is being written: it is read from the writer's memory, not from the pipe."""
-    if writer.wait.address is None or not writer.wait.count:
-        return None
-    head = ThreadMemory(writer.pid, seen.now.proc).read(writer.wait.address, min(writer.wait.count, 128))
-    if not head or b"logging" not in head or b"LogRecord" not in head:
+def _logging(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    if writer.tid not in seen.log_writers:
         return None
     return Named(
         "logging queue without a listener",
@@ -101,33 +107,169 @@ def _logging(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | N
     )
 
 
-def _same_process(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | None:
-    """Tell where the only ones who could read are threads of the writer's own process."""
+def _stopped(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    for pid in sorted(seen.readers(file)):
+        if seen.now.processes[pid].state in "Tt":
+            return Named(
+                "reader stopped",
+                f"process {pid}, which reads the full {kind_of(file)}, is stopped (SIGSTOP, SIGTSTP or a debugger)",
+                f"let it go on: kill -CONT {pid}, `fg` in its shell, or detach the debugger",
+                "its reader is stopped, and goes on when it is let",
+            )
+    return None
+
+
+def _read_lock_lost(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    """Those that could read wait for a lock, and have no write end of the pipe: it is its read lock."""
+    waiters = [
+        thread
+        for thread in case.threads
+        if thread.tid in seen.locks
+        and thread.pid in seen.readers(file)
+        and (thread.pid not in seen.writers(file) or lines.meaning(seen.stacks.get(thread.tid, ())) == "get")
+    ]
+    if not waiters or any(file in seen.awaited(thread) for thread in seen.blocked.values()):
+        return None
+    return Named(
+        "reader died holding the lock",
+        f"{processes({thread.pid for thread in waiters})} should read the full {kind_of(file)}, and wait for its read"
+        f" lock; no process is reading: the one that had taken the lock was most likely killed",
+        "end the program; then do not kill a process that uses a queue (terminate(), OOM), or use"
+        " pipecap.get_context(), whose locks know a dead owner",
+        _NOT_READ,
+    )
+
+
+def _both_send(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    """Name it where the process that should read waits for room in a pipe that the writer's process should read."""
+    for other in case.writers:
+        back = seen.written(other)
+        if back is None or back == file or other.pid == writer.pid:
+            continue
+        if other.pid in seen.readers(file) and writer.pid in seen.readers(back):
+            through = "a socketpair" if isinstance(file, Socket) else "two pipes"
+            fix = (
+                "let one side receive before it sends, or send from a thread; with workers, receive results while"
+                " sending tasks"
+            )
+            if any(_is_asyncio(seen, thread) for thread in (writer, other)):
+                fix = (
+                    "read stdout while you write: Process.communicate(), or a task that reads beside `await"
+                    " stdin.drain()`"
+                )
+            elif _is_child(seen, writer, other.pid) or _is_child(seen, other, writer.pid):
+                fix = "read while you write: Popen.communicate(input), or a thread for one of the two"
+            return Named(
+                "both sides send first",
+                f"process {writer.pid} and process {other.pid} send to each other through {through}, both are full, and"
+                " neither receives",
+                fix,
+            )
+    return None
+
+
+def _is_asyncio(seen: Evidence, thread: Thread) -> bool:
+    stack = seen.stacks.get(thread.tid)
+    if stack is not None:
+        return lines.mentions(stack, "/asyncio/", "/uvloop/")
+    return thread.wait.call.startswith("epoll") and is_python(seen, thread.pid)
+
+
+def is_python(seen: Evidence, pid: int) -> bool:
+    """Whether a process runs Python, by its command."""
+    words = seen.now.processes[pid].command.split() or [""]
+    return "python" in words[0].rpartition("/")[2] or any(
+        thread.tid in seen.stacks for thread in seen.now.processes[pid].threads
+    )
+
+
+def _waits_for_exit(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    """Name it where a process that should read waits until the writer's process has ended, or one behind it."""
+    behind = sorted({thread.pid for thread in case.threads if thread.pid != writer.pid})
+    waiting = case.threads if case.verdict == "deadlock" else seen.blocked.values()
+    for thread in waiting:
+        if thread.pid == writer.pid or thread.pid not in seen.readers(file):
+            continue
+        ended = next((pid for pid in (writer.pid, *behind) if waits_for_end_of(seen, thread, pid)), None)
+        if ended is None:
+            continue
+        if _is_child(seen, writer, thread.pid) and stream(writer):
+            return _output_not_read(seen, writer, file, thread.pid, f"waits for {writer.pid} to exit instead")
+        return Named(
+            "join before get",
+            f"process {thread.pid} should read the full {kind_of(file)}, and waits for process {ended} to exit instead"
+            + ("" if ended == writer.pid else f", which in turn waits for process {writer.pid}"),
+            _DRAIN if is_python(seen, thread.pid) else "read the pipe to its end before waiting for the process",
+        )
+    return None
+
+
+def waits_for_end_of(seen: Evidence, thread: Thread, pid: int) -> bool:
+    """Whether a thread waits until a process has ended: by wait4, a pidfd, or a pipe that only that one keeps open."""
+    files = [seen.file(thread, each) for each in thread.wait.fds]
+    if thread.wait.kind == "child" or PidFd(pid) in files:
+        return any(tid in seen.blocked and seen.blocked[tid].pid == pid for tid in seen.wakers.get(thread.tid) or ())
+    written = {seen.written(other) for other in seen.blocked.values() if other.pid == pid}
+    # multiprocessing's sentinel: a pipe that the child holds open and never writes to.
+    wakers = seen.wakers.get(thread.tid) or set()
+    if not wakers or not wakers <= seen.now.threads_of([pid]) or written & {*files}:
+        return False
+    return any(_is_sentinel(seen, pid, file) for file in seen.awaited(thread))
+
+
+def _is_sentinel(seen: Evidence, pid: int, file: File) -> bool:
+    ends = [end for holder, end in seen.holders.get(file, ()) if holder == pid]
+    return all(end.writes and end.fd > _STDERR for end in ends)
+
+
+def _same_process(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    """Only threads of the writer's own process could read."""
     if seen.readers(file) - {writer.pid}:
         return None
-    others = [other for other in seen.process(writer).threads if other.tid != writer.tid]
-    if case.verdict == "stall" and others and not any(_may_wait_for_the_gil(other) for other in others):
-        return None
+    process = seen.process(writer)
+    others = [other for other in process.threads if other.tid != writer.tid]
     if case.verdict == "stall" and others:
+        if not any(_may_wait_for_the_gil(other) for other in others):
+            return None
         return Named(
             "reader cannot run",
-            f"only process {writer.pid} itself could read the full pipe, and its other threads wait with a time limit,"
-            " as for the GIL: it looks as if the blocked write holds it",
+            f"only process {writer.pid} itself could read the full {kind_of(file)}, and its other threads wait with a"
+            " time limit, as for the GIL: it looks as if the blocked write holds it",
             "write with the GIL released (os.write, Connection.send), or read in another process",
         )
-    if writer.tid == writer.pid:
+    if writer.tid != writer.pid:
         return Named(
-            "sent before anybody reads",
-            f"the main thread of process {writer.pid} itself waits for room in a full pipe that no other process can"
-            " read",
-            "start the reader first, or send from a thread or by a Queue, whose feeder thread waits instead",
+            "exit with unread items",
+            f"process {writer.pid} has put more than its {kind_of(file)} holds and waits until it is read, most likely"
+            " to exit; no other process can read it",
+            "get the items before the end, or give them up: queue.cancel_join_thread(), or queue.close(discard=True) of"
+            " pipecap.get_context()",
         )
+    locked = [other for other in others if _may_wait_for_a_lock(seen, other)]
+    if locked:
+        return Named(
+            "reader waits for the writer's lock",
+            f"a thread of process {writer.pid} itself should read the full {kind_of(file)}, most likely thread"
+            f" {locked[0].tid}, and waits for a lock of the process, which the writer, its main thread, most likely has"
+            " taken",
+            "put outside of the lock: release it before put() or send(), or let the reading thread not take it",
+        )
+    gone = [child.pid for child in seen.now.children(writer.pid) if child.state in "ZX"]
+    if gone:
+        return Named(
+            "reader has ended",
+            f"process {writer.pid} waits for room in a full {kind_of(file)}; {processes(gone)}, most likely to read it,"
+            f" has ended, and process {writer.pid} holds the read end itself, so that no write fails",
+            "look why it ended (its exit status and its stderr); close the read end in the writer, so that the write"
+            " fails with BrokenPipeError instead",
+            _NOT_READ,
+        )
+    handlers = ", and if it wakes a loop from a signal handler make its write end O_NONBLOCK" if case.unless else ""
     return Named(
-        "exit with unread items",
-        f"process {writer.pid} has put more than its pipe holds and waits until it is read, most likely to exit; no"
-        " other process can read it",
-        "get the items before the end, or give them up: queue.cancel_join_thread(), or queue.close(discard=True) of"
-        " pipecap.get_context()",
+        "sent before anybody reads",
+        f"the main thread of process {writer.pid} itself waits for room in a full {kind_of(file)} that no other process"
+        " can read",
+        "start the reader first, or send from a thread or by a Queue, whose feeder thread waits instead" + handlers,
     )
 
 
@@ -136,168 +278,105 @@ def _may_wait_for_the_gil(thread: Thread) -> bool:
     return thread.wait.kind == "running" or thread.wait.call.startswith("futex()")
 
 
-def _stopped(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | None:
-    for pid in sorted(seen.readers(file)):
-        if seen.now.processes[pid].state in "Tt":
-            return Named(
-                "reader stopped",
-                f"process {pid}, which reads the full pipe, is stopped (SIGSTOP, SIGTSTP or a debugger)",
-                f"let it go on: kill -CONT {pid}, `fg` in its shell, or detach the debugger",
-            )
-    return None
+def _may_wait_for_a_lock(seen: Evidence, thread: Thread) -> bool:
+    """Whether a thread waits for a lock that another thread of its process may have; an idle one waits for work."""
+    if thread.wait.kind != "private futex" or thread.tid not in seen.blocked:
+        return False
+    stack = seen.stacks.get(thread.tid)
+    return bool(stack) and lines.meaning(stack or ()) == "" if seen.stacks else True
 
 
-def _both_send(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | None:
-    """Somebody who should read is blocked writing to a pipe that the writer's side should read."""
-    for other in case.writers:
-        back = seen.written(other)
-        if back != file and other.pid in seen.readers(file) and writer.pid in seen.readers(back):
-            if other.pid == writer.pid:
-                continue
-            return Named(
-                "both sides send first",
-                f"process {writer.pid} waits for process {other.pid} to read, and that waits for process {writer.pid}"
-                " to read: both pipes are full",
-                "let one side receive before it sends, or send from a thread; with workers, receive results while"
-                " sending tasks",
-            )
-    return None
-
-
-def _waits_for_exit(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | None:
-    """Tell of one who should read, and waits for the writer's process to end, or for one that waits for the writer."""
-    behind = sorted({thread.pid for thread in case.threads if thread.pid != writer.pid})
-    for thread in case.threads if case.verdict == "deadlock" else [*seen.blocked.values()]:
-        if thread.pid == writer.pid or thread.pid not in seen.readers(file):
-            continue
-        ended = next((pid for pid in (writer.pid, *behind) if _for_end_of(seen, thread, pid)), None)
-        if ended is None:
-            continue
-        if _is_child(seen, writer, thread.pid) and _stream(writer):
-            return Named(
-                "output not read",
-                f"process {writer.pid} writes to its {_stream(writer)}, a full pipe; process {thread.pid}, which should"
-                f" read it, waits for {writer.pid} to exit instead",
-                "Popen.communicate() instead of wait(); or send the output to a file",
-            )
-        return Named(
-            "join before get",
-            f"{_pids({thread.pid})} should read the full pipe, and waits for process {ended} to exit instead"
-            + ("" if ended == writer.pid else f", which in turn waits for process {writer.pid}"),
-            _DRAIN,
-        )
-    return None
-
-
-def _for_end_of(seen: Evidence, thread: Thread, pid: int) -> bool:
-    """Whether a thread waits until a process has ended: by wait4, a pidfd, or a pipe that only that one keeps open."""
-    movers = seen.movers.get(thread.tid)
-    if thread.wait.kind == "child" or any(seen.file(thread, each) == f"pidfd:{pid}" for each in thread.wait.fds):
-        return bool(movers) and any(seen.blocked[tid].pid == pid for tid in movers or () if tid in seen.blocked)
-    if thread.wait.kind in ("read", "poll") and thread.wait.fds:
-        files = {seen.file(thread, each) for each in thread.wait.fds}
-        mine = {seen.written(other) for other in seen.blocked.values() if other.pid == pid}
-        # multiprocessing's sentinel: a pipe that the child holds open and never writes to.
-        return not files & mine and any(
-            seen.writers(file) == {pid} and not _writes_now(seen, pid, file) and _is_sentinel(seen, pid, file)
-            for file in files
-        )
-    return False
-
-
-def _is_sentinel(seen: Evidence, pid: int, file: str) -> bool:
-    ends = [end for holder, end in seen.holders.get(file, ()) if holder == pid]
-    return all(end.writes and end.fd > _STDERR for end in ends)
-
-
-def _writes_now(seen: Evidence, pid: int, file: str) -> bool:
-    return any(thread.pid == pid and seen.written(thread) == file for thread in seen.blocked.values())
-
-
-def _reads_something_else(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | None:
-    """Who should read this pipe reads another one of the same process: stdout, while stderr is full."""
-    full = _stream(writer)
+def _reads_something_else(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    """Name it where the process that should read this pipe reads another one: stdout, while stderr is full."""
+    full = stream(writer)
     if not full:
         return None
     other = "stdout" if full == "stderr" else "stderr"
     for thread in seen.blocked.values():
-        if thread.pid in seen.readers(file) and thread.wait.kind in ("read", "poll"):
-            files = {seen.file(thread, each) for each in thread.wait.fds}
+        if thread.pid in seen.readers(file) and thread.pid != writer.pid:
+            files = seen.awaited(thread)
             if file not in files and any(writer.pid in seen.writers(each) for each in files):
-                return Named(
-                    f"{full} not read",
-                    f"process {writer.pid} writes to its {full}, a full pipe; process {thread.pid} reads its {other} to"
-                    " the end first",
-                    f"Popen.communicate() reads both; or {full}=subprocess.STDOUT, subprocess.DEVNULL or a file",
-                )
-    if not any(_is_child(seen, writer, pid) for pid in seen.readers(file)):
-        return Named(
-            "output not read",
-            f"process {writer.pid} writes to its {full}, a full pipe;"
-            f" {_pids(seen.readers(file) - {writer.pid})} should read it, and does not",
-            "look at what the next command of the pipeline waits for: `pipecap doctor` it, or py-spy dump",
-        )
+                named = _output_not_read(seen, writer, file, thread.pid, f"reads its {other} first")
+                return Named(f"{full} not read", named.cause, named.fix)
+    readers = seen.readers(file) - {writer.pid}
+    if any(_is_child(seen, writer, pid) for pid in readers):
+        return _output_not_read(seen, writer, file, next(iter(sorted(readers))), "does not")
     return Named(
         "output not read",
-        f"process {writer.pid} writes to its {full}, a full pipe;"
-        f" {_pids(seen.readers(file) - {writer.pid})} should read it, and does not",
-        "read it (Popen.communicate()), or send it to a file or to subprocess.DEVNULL",
+        f"process {writer.pid} writes to its {full}, a full {kind_of(file)}; {processes(readers)} should read it, and"
+        " does not",
+        "look at what the next command of the pipeline waits for: `pipecap doctor` it, or py-spy dump",
     )
 
 
-def _stream(writer: Thread) -> str:
-    """Give "stdout" or "stderr" where a process's main thread writes to that; else nothing."""
-    fd = writer.wait.fds[0].fd if writer.wait.fds and writer.tid == writer.pid else None
-    return {_STDOUT: "stdout", _STDERR: "stderr"}.get(fd, "") if fd is not None else ""
+def _output_not_read(seen: Evidence, writer: Thread, file: File, reader: int, instead: str) -> Named:
+    """Name a parent that does not read what its child writes; the fix fits how the two talk."""
+    full = stream(writer)
+    if _still_asks(seen, writer, reader):
+        if is_python(seen, reader):
+            how = f"{full}=subprocess.DEVNULL, a file, or None (the parent's own)"
+        else:
+            how = "the parent's own (node: stdio 'inherit'), a file, or 'ignore'"
+        fix = (
+            f"it answers requests, so neither communicate() nor mixing {full} into the answers fits: read {full} in a"
+            f" thread or task of its own, or send it elsewhere: {how}"
+        )
+    elif is_python(seen, reader):
+        fix = f"Popen.communicate() reads both; or {full}=subprocess.STDOUT, subprocess.DEVNULL or a file"
+        if full == "stdout":
+            fix = "Popen.communicate() instead of wait(); or send the output to a file or to subprocess.DEVNULL"
+    else:
+        fix = f"read {full} to its end before waiting for process {writer.pid}; or send it to a file or to /dev/null"
+    return Named(
+        "output not read",
+        f"process {writer.pid} writes to its {full}, a full {kind_of(file)}; process {reader} should read it, and"
+        f" {instead}",
+        fix,
+    )
 
 
-def _is_child(seen: Evidence, writer: Thread, pid: int) -> bool:
-    return seen.process(writer).ppid == pid
+def _still_asks(seen: Evidence, writer: Thread, reader: int) -> bool:
+    """Whether the parent holds the other ends of the child's stdin and stdout, so that it can send requests."""
+    process = seen.process(writer)
+    stdin, stdout = process.end(_STDIN), process.end(_STDOUT)
+    if stdin is None or stdout is None:
+        return False
+    return reader in seen.writers(stdin.file) and reader in seen.readers(stdout.file)
 
 
-def _waits_for_lock(seen: Evidence, case: Case, writer: Thread, file: str) -> Named | None:
-    """Those who could read wait for a lock: tell who may hold it."""
+def stream(writer: Thread) -> str:
+    """Return "stdout" or "stderr" where a process's main thread writes to that; else nothing."""
+    fd = writer.wait.fds[0].fd if writer.wait.fds and writer.tid == writer.pid else -1
+    return _STREAMS.get(fd, "")
+
+
+def _is_child(seen: Evidence, thread: Thread, pid: int) -> bool:
+    return seen.process(thread).ppid == pid
+
+
+def _waits_for_lock(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    """Those that could read wait for a lock: say what may own it."""
     for thread in case.threads:
-        if thread.tid in seen.locks and thread.pid in seen.readers(file) and thread.pid != writer.pid:
-            held = [other for other in case.writers if other.pid != thread.pid]
+        lock = seen.locks.get(thread.tid)
+        if lock is not None and thread.pid in seen.readers(file) and thread.pid != writer.pid:
+            owners = [other for other in case.writers if other.pid != thread.pid]
+            owner = f"process {(owners or [writer])[0].pid}, blocked in its write, most likely owns it"
+            if lock.owner is not None:
+                owner = f"process {lock.owner} owns it"
             return Named(
                 "workers queue on the lock",
-                f"process {thread.pid}, which could read the full pipe, waits for a lock in shared memory; who holds it"
-                f" is most likely process {(held or [writer])[0].pid}, blocked in its write",
+                f"process {thread.pid}, which could read the full {kind_of(file)}, waits for a lock in shared memory;"
+                f" {owner}",
                 "receive results while sending tasks, so that the writer under the lock can go on",
             )
     return None
 
 
-def _died_holding_the_lock(seen: Evidence, case: Case) -> Named:
-    waiters = _pids({thread.pid for thread in case.waiters})
-    return Named(
-        "reader died holding the lock",
-        f"{waiters}: waiting for a lock in shared memory while bytes lie unread in their pipe, which is not full, and"
-        " nobody who shares the lock reads: whoever held it has died (or, if they sit in put() of a queue with a"
-        " maxsize, nobody gets: see doctor --stacks)",
-        "end the program; then never kill a process that uses a queue (terminate(), OOM), or use"
-        " pipecap.get_context(), whose locks know a dead holder",
-    )
-
-
-def _quiet(seen: Evidence, case: Case) -> Named:
-    pids = _pids({thread.pid for thread in case.threads})
-    if case.waiters:
-        return Named(
-            "waiting for a lock",
-            f"{pids}: nothing moves. An idle pool looks like this, and so do a queue whose writer died holding the"
-            " write lock, and locks taken in a cycle",
-            "none if it is idle; py-spy's lines (doctor --stacks) tell: if somebody sits in put() or _feed(), the"
-            " lock's holder died",
-        )
-    return Named(
-        "waiting for input",
-        f"{pids}: nothing moves, and nothing waits to be read. Idle workers look like this, and so do readers whose"
-        " writers have forgotten them",
-        "none if it is idle; if not, close the write ends that nobody uses, so that readers see the end",
-    )
-
-
-def _pids(pids: set[int]) -> str:
-    return ("process " if len(pids) == 1 else "processes ") + ", ".join(map(str, sorted(pids))) if pids else "nobody"
+def unread_bytes(seen: Evidence, pids: Collection[int], files: Iterable[File]) -> tuple[File, int] | None:
+    """Return a pipe with unread bytes that all of some processes could read, and nothing reads."""
+    reading = {file for thread in seen.blocked.values() for file in seen.awaited(thread)}
+    for file in sorted(files, key=str):
+        unread = seen.unread(file)
+        if unread and {*pids} <= seen.readers(file) and file not in reading:
+            return file, unread
+    return None

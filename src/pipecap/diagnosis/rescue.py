@@ -1,11 +1,13 @@
 """rescue(): let a hung program go on, by growing the pipes that blocked writers wait for.
 
-Growing wakes the writer (fs/pipe.c: pipe_set_size, Linux 5.5 and later). No byte of anybody's data is read or written,
-no pipe is shrunk, and nothing else of the program is touched.
+Growing wakes the writer (fs/pipe.c: pipe_set_size, Linux 5.5 and later); of a socketpair, a larger SO_SNDBUF does
+(net/core/sock.c: sk_setsockopt). No byte of the program's data is read or written, no pipe is shrunk, and nothing
+else is touched.
 """
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +15,14 @@ from dataclasses import dataclass, replace
 from pipecap.diagnosis import growth
 from pipecap.diagnosis.diagnose import WINDOW, diagnose
 from pipecap.diagnosis.finding import Diagnosis, Finding, Party, PipeNow
+from pipecap.diagnosis.growth import Plan
+from pipecap.diagnosis.movement import PATIENCE
 from pipecap.errors import PipecapError, ProcessGone, ResizeRefused
 from pipecap.kernel import pipes
 from pipecap.kernel.limits import PAGE_SIZE, limits
-from pipecap.proc import peek, procfs
+from pipecap.proc import peek, procfs, sockets
+from pipecap.proc.checks import require_process
+from pipecap.proc.files import Fifo, Pipe
 from pipecap.results import Result
 
 # The window of each sample after the first: long enough to tell a blocked thread from one that just paused.
@@ -27,6 +33,7 @@ _UNHELPED_SAMPLES = 5
 # How long a writer that was woken may take to go on.
 _PATIENCE = 3.0
 _PAUSE = 0.002
+_ATTEMPTS, _QUOTA_PAUSE = 4, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Rescue(Result):
     advice: tuple[str, ...]
 
 
-def rescue(pid: int, *, dry_run: bool = False, window: float = WINDOW) -> Rescue:
+def rescue(pid: int, *, dry_run: bool = False, window: float = WINDOW, patience: float = PATIENCE) -> Rescue:
     """Grow each pipe that a blocked writer of a process, or of a descendant, hangs on; go on while that frees the next.
 
     It grows at least to what the write still wants, stops at the limit, and verifies that the writer moved. A busy
@@ -73,11 +80,10 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = WINDOW) -> Rescue
 
     Raises what diagnose() does. Takes write access to the pipe: its user, or root.
     """
-    if pid is None:  # all of them is for diagnose() alone
-        raise ProcessGone(pid)
+    require_process(pid)  # None, all of them, is for diagnose() alone
     steps: list[Step] = []
     done_with: set[str] = set()
-    found = diagnose(pid, window=window)
+    found = diagnose(pid, window=window, patience=patience)
     unsure = ""
     quiet = 0  # samples in a row in which nothing hangs: a writer that was just woken may soon wait again
     unhelped = 0  # samples in a row in which something hangs that no growing helps, or not yet
@@ -93,16 +99,16 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = WINDOW) -> Rescue
         for hang in hangs:
             step = _grow(hang)
             steps.append(step)
-            if not step.moved or step.limit:
+            if not step.moved:
                 done_with.add(hang.pipe.file)
         try:
-            found = diagnose(pid, window=_WINDOW)
+            found = diagnose(pid, window=_WINDOW, patience=min(patience, _PATIENCE))
         except ProcessGone:  # it has ended, and hangs no more
             found = replace(found, findings=())
         except PipecapError as error:
             unsure = f"whether it goes on could not be seen: {error}"
             break
-    problems = tuple(finding for finding in found.findings if finding.verdict != "quiet")
+    problems = tuple(finding for finding in found.findings if finding.problem)
     advice = [*_advice(steps, problems), *([unsure] if unsure else [])]
     freed = None if dry_run or unsure else not problems
     return Rescue(pid, dry_run, tuple(steps), freed, problems, tuple(advice))
@@ -112,74 +118,99 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = WINDOW) -> Rescue
 class _Hang:
     """A pipe that hangs, and the writers that wait for room in it."""
 
-    verdict: str
     pipe: PipeNow
     writers: tuple[Party, ...]
 
-    def wanted(self) -> int | None:
-        """Give the capacity to ask for: what the writes still want, or the double where that is not known.
-
-        Doubled only as far as fs.pipe-max-size, also by who is exempt: what else a program may write knows no end.
-        """
-        capacity = self.pipe.capacity or PAGE_SIZE
-        to_go = [writer.to_go for writer in self.writers]
-        wanted = growth.needed(capacity, sum(map(int, filter(None, to_go)))) if any(to_go) else 2 * capacity
-        if wanted is None:
-            return None
-        return max(wanted, min(2 * capacity, limits().pipe_max_size or 0))
+    def plan(self) -> Plan:
+        """Return how large it must become."""
+        return growth.plan(self.pipe, self.writers, limits(), sockets.largest())
 
 
 def _hangs(found: Diagnosis) -> list[_Hang]:
-    """Give the pipes whose growth can help; a stopped reader wants to be let go on instead."""
+    """Return the pipes whose growth can help: of findings of which growth.py does not say no."""
     hangs = []
     for finding in found.findings:
-        if finding.verdict == "quiet" or finding.pattern == "reader stopped":
+        if not finding.problem or finding.no_growth:
             continue
         for pipe in finding.pipes:
             writers = tuple(party for party in finding.parties if party.role == "writer" and party.file == pipe.file)
             if writers and pipe.capacity is not None:
-                hangs.append(_Hang(finding.verdict, pipe, writers))
+                hangs.append(_Hang(pipe, writers))
     return hangs
 
 
 def _plan(hang: _Hang) -> Step:
     writer, pipe = hang.writers[0], hang.pipe
-    wanted = hang.wanted()
-    capacity = pipe.capacity or 0
-    step = Step(pipe.file, pipe.inode, writer.pid, writer.tid, writer.call, capacity, wanted or 0, None, None, "", None)
-    if wanted is None:
-        return replace(step, refused="no pipe takes what is still to be written")
-    host = limits()
-    if not host.exempt_from_max_size and host.pipe_max_size is not None and wanted > host.pipe_max_size:
-        return replace(step, refused=f"fs.pipe-max-size is {host.pipe_max_size:,}", limit="fs.pipe-max-size")
-    return step
+    plan = hang.plan()
+    return Step(
+        file=pipe.file,
+        inode=pipe.inode,
+        pid=writer.pid,
+        tid=writer.tid,
+        call=writer.call,
+        before=pipe.capacity or 0,
+        wanted=plan.wanted or 0,
+        granted=None,
+        moved=None,
+        refused=plan.refused,
+        limit=plan.limit,
+    )
 
 
 def _grow(hang: _Hang) -> Step:
     step = _plan(hang)
     if step.wanted == 0:
         return replace(step, moved=False)
-    step = replace(step, refused="", limit=None)
     before = {writer.tid: _pulse(writer) for writer in hang.writers}
     try:
-        with peek.opened(_path(hang), hang.pipe.file) as fd:
-            refusal: ResizeRefused | None = None
-            was = pipes.capacity(fd)
+        grown = _grow_socket(hang, step) if hang.pipe.kind == "socketpair" else _grow_pipe(hang, step)
+    except (FileNotFoundError, ProcessLookupError):
+        return replace(step, refused="it has gone on or ended meanwhile", limit=None, moved=True)
+    except PermissionError:
+        return replace(
+            step, refused="made by another user, who alone may open it: run as root", limit=None, moved=False
+        )
+    except (OSError, PipecapError) as error:
+        return replace(step, refused=str(error), limit=None, moved=False)
+    return replace(grown, moved=grown.granted is not None and _one_moved(hang, before))
+
+
+def _grow_pipe(hang: _Hang, step: Step) -> Step:
+    with peek.opened(_path(hang), _file(hang)) as fd:
+        was = pipes.capacity(fd)
+        for attempt in range(_ATTEMPTS):
             try:
                 granted = pipes.resize(fd, max(step.wanted, was))
+                step = replace(step, refused="", limit=None)
+                break
             except ResizeRefused as error:
-                refusal = error
                 granted = pipes.resize(fd, step.wanted, best_effort=True)
-    except (FileNotFoundError, ProcessLookupError):
-        return replace(step, refused="it has gone on or ended meanwhile", moved=True)
-    except PermissionError:
-        return replace(step, refused="made by another user, who alone may open it: run as root", moved=False)
-    except (OSError, PipecapError) as error:
-        return replace(step, refused=str(error), moved=False)
-    step = replace(step, before=was, granted=granted if granted > was else None)
-    if refusal is not None:
-        step = replace(step, refused=str(refusal), limit=refusal.limit or refusal.reason)
-    return replace(step, moved=granted > was and _one_moved(hang, before))
+                step = replace(step, refused=str(error), limit=error.limit or error.reason)
+                if error.reason != "quota" or attempt == _ATTEMPTS - 1:
+                    break
+                time.sleep(_QUOTA_PAUSE)  # another process of the user may measure its headroom
+    return replace(step, before=was, granted=granted if granted > was else None)
+
+
+def _grow_socket(hang: _Hang, step: Step) -> Step:
+    """Raise SO_SNDBUF through a duplicate of the sender's own descriptor: pidfd_getfd(2)."""
+    writer = hang.writers[0]
+    if writer.fd is None:
+        return replace(step, refused="the descriptor of the socket is not known", limit=None)
+    with sockets.duplicated(writer.pid, writer.fd, hang.pipe.inode) as end:
+        was = end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        value = min(step.wanted // 2, 2**30)  # the kernel doubles it
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, value)
+        granted = end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    refused, limit = ("", None) if granted >= step.wanted else (step.refused or "no larger", "net.core.wmem_max")
+    return replace(step, before=was, granted=granted if granted > was else None, refused=refused, limit=limit)
+
+
+def _file(hang: _Hang) -> Pipe | Fifo:
+    """Return the file as peek.py knows it."""
+    if hang.pipe.kind == "fifo":
+        return Fifo(hang.pipe.device or 0, hang.pipe.inode)
+    return Pipe(hang.pipe.inode)
 
 
 def _path(hang: _Hang) -> str:
@@ -222,12 +253,19 @@ def _advice(steps: Sequence[Step], left: Collection[Finding]) -> list[str]:
             " CAP_SYS_RESOURCE. Risk: until it is set back, every user may hold pipes of that size, in memory that the"
             " kernel cannot swap"
         )
-    for limit in sorted({step.limit for step in held if step.limit and step.limit != "fs.pipe-max-size"}):
+    if any(step.limit == "net.core.wmem_max" for step in held):
+        size = max(step.wanted for step in held if step.limit == "net.core.wmem_max") // 2
+        advice.append(
+            f"as root: sysctl -w net.core.wmem_max={size}, then rescue again. Risk: until it is set back, every user"
+            " may let the kernel hold that much for each socket"
+        )
+    others = {step.limit for step in held if step.limit} - {"fs.pipe-max-size", "net.core.wmem_max"}
+    for limit in sorted(others):
         pages = sum(step.wanted - step.before for step in held if step.limit == limit) // PAGE_SIZE
         advice.append(
             f"close pipes of that user, rescue as root, or as root raise {limit} by at least {pages:,} pages (sysctl)."
             " Risk: the user may then hold that much more memory that the kernel cannot swap"
         )
-    if any(not finding.rescuable and finding.verdict != "quiet" for finding in left):
+    if any(not finding.rescuable and finding.problem for finding in left):
         advice += sorted({f"{each.pattern}: {each.rescue}; {each.fix}" for each in left if not each.rescuable})
     return advice

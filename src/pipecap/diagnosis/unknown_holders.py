@@ -1,93 +1,105 @@
-"""Who could move a thread without being seen: what keeps a proof from being one.
+"""Who could end a wait without being seen: what keeps a proof from being one.
 
-A proof has to know all who hold an end of a pipe, or share a lock. These it cannot know: processes that may not be
-looked into, ends on their way through a socket or held outside of a PID namespace, whoever opens a FIFO by its name.
-Not seen at all: processes that share memory but are no threads (clone(2) with CLONE_VM alone).
+A proof has to know all who hold an end of a pipe, or share a lock. An end is inherited at a fork, or passed through a
+socket (SCM_RIGHTS) or by pidfd_getfd(2). A process that may not be read can have inherited it if it descends from
+the lowest common ancestor of the known holders, which made the pipe or got it before them. That a descriptor was passed
+to it is a footnote: nothing short of reading all processes excludes it. Not seen at all: processes that share memory
+and are no threads (clone(2) with CLONE_VM alone).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cached_property
 
-from pipecap.proc import peek, procfs
-from pipecap.proc.snapshot import End, Snapshot
+from pipecap.proc import peek, procfs, sockets
+from pipecap.proc.files import File, Pipe, Socket
+from pipecap.proc.snapshot import End, Process, Snapshot
 
 _INIT = 1
 # include/linux/proc_ns.h: PROC_PID_INIT_INO
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 
 
-class Outsiders:
+class UnknownHolders:
     """What is not known of one snapshot, and of the one before it."""
 
     def __init__(self, before: Snapshot, now: Snapshot) -> None:
         self._now = now
         self._holders = now.holders()
-        self._closed = [process for process in now.processes.values() if process.closed]
-        # Who held an end before and does not now may have handed it on to somebody not listed yet.
+        self._unreadable = [process for process in now.processes.values() if process.closed]
+        # What was held before and is not now may have been handed on to a process not listed yet.
         self._let_go = {
             file
             for file, held in before.holders().items()
             if _held_by(before, held) - _held_by(now, self._holders.get(file, []))
         }
-        self._known: dict[str, bool] = {}
+        self._known: dict[File, bool] = {}
+        self.suspects: set[int] = set()  # that may not be read, and may hold or share what a thread waits for
 
-    def may_hold(self, file: str) -> bool:
-        """Whether somebody unknown may hold an end of a pipe."""
+    def may_hold(self, file: File) -> bool:
+        """Whether an unknown process may hold an end of a pipe or a socket."""
         if file not in self._known:
             self._known[file] = self._may_hold(file)
         return self._known[file]
 
-    def _may_hold(self, file: str) -> bool:
-        if not file.startswith("pipe:") or file in self._let_go or self._in_flight:
+    def _may_hold(self, file: File) -> bool:
+        if not isinstance(file, Pipe | Socket) or file in self._let_go:
             return True
-        holders = self._holders[file]
-        return self._older_than_namespace(holders) or self.may_share(
-            {pid for pid, _ in holders}, peek.owner(holders, proc=self._now.proc)
-        )
+        holders = self._holders.get(file, [])
+        if self._may_be_in_flight({pid for pid, _ in holders}):
+            return True
+        maker = peek.owner(holders, proc=self._now.proc) if isinstance(file, Pipe) else None
+        return self._older_than_namespace(holders) or self.may_share({pid for pid, _ in holders}, maker)
 
     def may_share(self, pids: Collection[int], maker: int | None = None) -> bool:
-        """Whether a process that may not be looked into could have got what some processes have.
+        """Whether a process that may not be read could have inherited what some processes have.
 
-        It could have inherited it if it descends from one of them or is of the same session, and have made it if it is
-        an ancestor and of the user who did. To anybody else it would have to have been sent, which nobody does with a
-        queue; and PID 1 hands its own to nobody whom it does not also wait for.
+        `maker`: the user who made it. If none of the processes is theirs, it was made before a change of user, and any
+        relative may have it.
         """
         known = {pid for pid in pids if pid in self._now.processes}
         if self._hides and self._hidden_children(known):
             return True
-        if not self._closed:
+        if not self._unreadable or not known:
             return False
-        # Made before its holders became who they are: others may have got it from there.
-        if (
-            maker is not None
-            and all(self._now.processes[pid].uid != maker for pid in known)
-            and any(process.pid != _INIT for process in self._closed)
-        ):
-            return True
+        changed = maker is not None and all(self._now.processes[pid].uid != maker for pid in known)
+        top = self._common_ancestor(known)
+        above = set(self._ancestors(top)) if top is not None else set()
         sessions = {self._now.processes[pid].session for pid in known}
-        return any(
-            process.session in sessions
-            or self._descends(process.pid, known)
-            or (
-                process.uid == maker
-                and process.pid != _INIT
-                and any(self._descends(pid, {process.pid}) for pid in known)
+        suspects = {
+            process.pid
+            for process in self._unreadable
+            if process.pid != _INIT
+            and (
+                (top in self._ancestors(process.pid) if top is not None else process.session in sessions)
+                or (process.pid in above and process.uid == maker)
+                or changed
             )
-            for process in self._closed
-        )
+        }
+        self.suspects |= suspects
+        return bool(suspects)
 
-    def _descends(self, pid: int, ancestors: set[int]) -> bool:
-        seen: set[int] = set()
-        while pid in self._now.processes and pid not in seen:
-            seen.add(pid)
-            pid = self._now.processes[pid].ppid
-            if pid in ancestors:
-                return True
-        return False
+    def _common_ancestor(self, pids: Collection[int]) -> int | None:
+        """Return the lowest process that all of these are or descend from; None where that is init, or unknown."""
+        lines = [[pid, *self._ancestors(pid)] for pid in pids]
+        common = set(lines[0]).intersection(*lines[1:])
+        lowest = next((pid for pid in lines[0] if pid in common), _INIT)
+        return None if lowest == _INIT and _INIT not in pids else lowest
+
+    def _ancestors(self, pid: int) -> list[int]:
+        found: list[int] = []
+        process = self._now.processes.get(pid)
+        while process is not None and process.ppid and process.ppid not in found:
+            found.append(process.ppid)
+            process = self._now.processes.get(process.ppid)
+        return found
+
+    def unread(self) -> Iterator[Process]:
+        """Return the processes that may not be read."""
+        yield from self._unreadable
 
     @cached_property
     def _hides(self) -> bool:
@@ -104,22 +116,34 @@ class Outsiders:
             for child in self._children.get(border.pop(), ()):
                 process = self._now.processes.get(child)
                 if process is None or process.hidden:
+                    self.suspects.add(child)
                     return True
                 if child not in seen:
                     seen.add(child)
                     border.append(child)
         return False
 
+    def _may_be_in_flight(self, holders: Collection[int]) -> bool:
+        """Whether a descriptor of relatives of some processes is on its way through a Unix socket."""
+        if not self._in_flight:
+            return False
+        top = self._common_ancestor({*holders})
+        relatives = {*holders} if top is None else self._now.tree(top)
+        return any(pids & relatives for pids in self._in_flight)
+
     @cached_property
-    def _in_flight(self) -> bool:
-        """Whether any descriptor is on its way through a Unix socket (SCM_RIGHTS; fdinfo tells since Linux 5.6)."""
+    def _in_flight(self) -> list[set[int]]:
+        """The processes at both ends of each socket in which a descriptor waits (fdinfo has it since Linux 5.6)."""
+        found = []
         for file, held in self._holders.items():
-            if file.startswith("socket:"):
+            if isinstance(file, Socket):
                 pid, end = held[0]
                 with suppress(OSError, ValueError):
                     if int(procfs.fdinfo(pid, end.fd, self._now.proc).get("scm_fds", "0")):
-                        return True
-        return False
+                        state = sockets.unix_sockets().get(file.inode)
+                        peer = Socket(state.peer) if state is not None and state.peer is not None else file
+                        found.append({pid for pid, _ in (*held, *self._holders.get(peer, ()))})
+        return found
 
     @cached_property
     def _namespace_start(self) -> float | None:
@@ -132,7 +156,7 @@ class Outsiders:
             return None
 
     def _older_than_namespace(self, holders: Collection[tuple[int, End]]) -> bool:
-        """Whether a pipe was made before our PID namespace was, so that somebody outside may hold it."""
+        """Whether a pipe was last written to before our PID namespace was, so that a process outside may hold it."""
         if self._namespace_start is None:
             return False
         for pid, end in holders:

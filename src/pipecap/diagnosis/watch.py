@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pipecap.diagnosis import diagnose, evidence, text
 from pipecap.diagnosis.diagnose import WINDOW
 from pipecap.diagnosis.finding import Diagnosis, Finding
-from pipecap.errors import InvalidSize
-from pipecap.proc.stacks import own_lines
+from pipecap.diagnosis.movement import PATIENCE
+from pipecap.proc.checks import require_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def watch(
     A forked child has no watch of its own: it is seen as a descendant. Since Python 3.12, os.fork() in a process with
     threads, which this one then is, gives a DeprecationWarning.
 
-    Raises InvalidSize for an interval or window that is none.
+    Raises InvalidValue for an interval or window that is none.
     """
     return Watch(interval=interval, on_finding=on_finding, window=window, stacks=stacks)
 
@@ -66,9 +66,8 @@ class Watch:
         window: float = WINDOW,
         stacks: bool = False,
     ) -> None:
-        for seconds in (interval, window):
-            if not 0 < seconds <= threading.TIMEOUT_MAX:
-                raise InvalidSize(seconds, "seconds are more than 0", hint="5.0 as interval, 0.3 as window are usual")
+        require_seconds("interval", interval, usual=5.0, most=threading.TIMEOUT_MAX)
+        require_seconds("window", window, usual=WINDOW)
         self._interval = interval
         self._on_finding = on_finding
         self._window = window
@@ -135,7 +134,7 @@ class News:
 
     def of(self, findings: tuple[Finding, ...]) -> list[Finding]:
         """Take what one look has found, and give what is to be told."""
-        problems = {finding.key: finding for finding in findings if finding.verdict != "quiet"}
+        problems = {finding.key: finding for finding in findings if finding.problem}
         self._told &= problems.keys()  # what went away is new when it comes back
         new = [
             finding
@@ -149,7 +148,7 @@ class News:
 
 def told(finding: Finding) -> str:
     """Give a finding as one text for a log, in ASCII."""
-    return "\n".join(text.plain(text.tell(finding)))
+    return "\n".join(text.plain(text.describe(finding)))
 
 
 @contextmanager
@@ -165,12 +164,11 @@ def looking() -> Iterator[None]:
         _lookers.discard(tid)
 
 
-def diagnose_self(*, window: float = WINDOW, stacks: bool = False) -> Diagnosis:
-    """Diagnose this process and its descendants as if the threads that look were not there."""
+def diagnose_self(*, window: float = WINDOW, patience: float = PATIENCE, stacks: bool = False) -> Diagnosis:
+    """Diagnose this process and its descendants as if the threads that look were not there.
+
+    The lines of this process's own threads come from the interpreter; `stacks`: those of the others by py-spy.
+    """
     me = os.getpid()
     seen = evidence.gather(window=window, ignored=frozenset({*_lookers, threading.get_native_id()}))
-    found = diagnose.judge(seen, seen.now.tree(me), me)
-    if stacks:
-        return diagnose.with_stacks(found)
-    # The lines of this process alone take no other program.
-    return diagnose.with_lines(found, own_lines()) if found.findings else found
+    return diagnose.judge(seen, seen.now.tree(me), me, patience=patience, stacks=stacks)

@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipecap.errors import AccessDenied, InvalidSize, PipecapError, ProcessGone
+from pipecap.errors import AccessDenied, PipecapError, ProcessGone
 from pipecap.kernel.pipes import PipeState
 from pipecap.proc import peek, snapshot
+from pipecap.proc.checks import require_process, require_seconds
+from pipecap.proc.files import Fifo, File, Pipe
 from pipecap.proc.snapshot import End, Process, Snapshot, Thread
 from pipecap.results import Result
 
@@ -107,10 +109,10 @@ def list_pipes(
     move. Reads /proc and opens a pipe for some microseconds; stops nobody, changes nothing.
 
     Raises ProcessGone, AccessDenied where that process may not be looked into (needs ptrace access: its user, or
-    CAP_SYS_PTRACE), Unsupported where procfs is missing, InvalidSize for what is no PID or no window.
+    CAP_SYS_PTRACE), Unsupported where procfs is missing, InvalidValue for what is no PID or no window.
     """
-    if pid is not None and (type(pid) is not int or not 0 < pid < 2**31):
-        raise InvalidSize(pid, "a PID is a whole number above 0", hint="list what runs now with `ps -e`")
+    if pid is not None:
+        require_process(pid, proc)
     looks = Looks(() if pid is None else (pid,), tree=tree, proc=proc)
     found = looks.twice(window)
     if looks.failed:
@@ -143,14 +145,12 @@ class Looks:
         self._tree = tree
         self._proc = proc
         self._starts: dict[int, int] = {}
-        self._before: dict[str, _Look] | None = None
+        self._before: dict[File, _Look] | None = None
         self._growth: dict[str, float] = {}
 
     def twice(self, window: float) -> Listing:
-        """Look twice, `window` seconds apart, or once if that is 0. Raises InvalidSize, Unsupported."""
-        if type(window) not in (int, float) or not 0 <= window < 3600:
-            why = "a window is 0 seconds or more and less than an hour"
-            raise InvalidSize(window, why, hint="0.3 is usual, 0 takes one look")
+        """Look twice, `window` seconds apart, or once if that is 0. Raises InvalidValue, Unsupported."""
+        require_seconds("window", window, usual=0.3, zero=True)
         begin = time.monotonic()
         found = self.look(snapshot.take(proc=self._proc))
         if window and self.scope:
@@ -167,7 +167,7 @@ class Looks:
         states = {file: peek.state_of(file, holders[file], proc=seen.proc) for file in files}
         end = time.monotonic()
         waiting, untold = _waiting(seen, states)
-        looks: dict[str, _Look] = {}
+        looks: dict[File, _Look] = {}
         pipes = []
         for file, state in states.items():
             if isinstance(state, str) and _is_gone(holders[file], seen):
@@ -178,7 +178,7 @@ class Looks:
                 unmoved = None if self._before is None else max(0.0, begin - looks[file].since)
             pipes.append(_live(seen, file, holders[file], state, waiting.get(file, []), unmoved))
         self._growth = {
-            file: (look.state.unread - before.state.unread) / (look.end - before.begin)
+            str(file): (look.state.unread - before.state.unread) / (look.end - before.begin)
             for file, look in looks.items()
             if (before := (self._before or {}).get(file))
         }
@@ -207,7 +207,7 @@ class Looks:
             self.scope = {*seen.processes}
 
     def _look(
-        self, file: str, begin: float, end: float, state: PipeState, waiting: Collection[tuple[Thread, bool]]
+        self, file: File, begin: float, end: float, state: PipeState, waiting: Collection[tuple[Thread, bool]]
     ) -> _Look:
         threads = {thread.tid: thread for thread, _ in waiting if thread.wait.kind != "poll"}
         before = (self._before or {}).get(file)
@@ -230,7 +230,7 @@ def _is_gone(holders: Collection[tuple[int, End]], seen: Snapshot) -> bool:
 
 def _live(
     seen: Snapshot,
-    file: str,
+    file: File,
     holders: Collection[tuple[int, End]],
     state: PipeState | str,
     waiting: Collection[tuple[Thread, bool]],
@@ -251,9 +251,9 @@ def _live(
         )
 
     return LivePipe(
-        file=file,
-        inode=int(file.rpartition(":")[2].strip("[]")),
-        kind=file.partition(":")[0],
+        file=str(file),
+        inode=file.inode if isinstance(file, Pipe | Fifo) else 0,
+        kind="fifo" if isinstance(file, Fifo) else "pipe",
         name=next((name for name in names if name), None),
         capacity=known.capacity if known else None,
         slots=known.slots if known else None,
@@ -268,10 +268,10 @@ def _live(
 
 
 def _waiting(
-    seen: Snapshot, states: dict[str, PipeState | str]
-) -> tuple[dict[str, list[tuple[Thread, bool]]], list[str]]:
+    seen: Snapshot, states: dict[File, PipeState | str]
+) -> tuple[dict[File, list[tuple[Thread, bool]]], list[str]]:
     """Tell which threads wait on which of these pipes, to write or not; and of which that cannot be told."""
-    found: defaultdict[str, list[tuple[Thread, bool]]] = defaultdict(list)
+    found: defaultdict[File, list[tuple[Thread, bool]]] = defaultdict(list)
     untold = []
     for process in seen.processes.values():
         pipes = {end.fd: end for end in process.ends if end.is_pipe}
@@ -295,7 +295,7 @@ def _waiting(
     return found, untold
 
 
-def _awaited(thread: Thread, pipes: dict[int, End]) -> Iterator[tuple[str, bool]]:
+def _awaited(thread: Thread, pipes: dict[int, End]) -> Iterator[tuple[File, bool]]:
     for each in thread.wait.fds:
         if each.fd in pipes:
             if each.writes:
@@ -304,13 +304,13 @@ def _awaited(thread: Thread, pipes: dict[int, End]) -> Iterator[tuple[str, bool]
                 yield pipes[each.fd].file, False
 
 
-def _could_be(process: Process, thread: Thread, states: dict[str, PipeState | str]) -> set[str]:
+def _could_be(process: Process, thread: Thread, states: dict[File, PipeState | str]) -> set[File]:
     """Where the call may not be read: the pipes of its process that could make it wait."""
     if thread.wait.kind not in ("write", "read"):
         return set()
     writes = thread.wait.kind == "write"
 
-    def could_block(file: str) -> bool:
+    def could_block(file: File) -> bool:
         state = states.get(file)
         if not isinstance(state, PipeState):
             return True

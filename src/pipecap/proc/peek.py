@@ -15,14 +15,15 @@ from contextlib import contextmanager, suppress
 from pipecap.errors import PipecapError
 from pipecap.kernel import pipes
 from pipecap.kernel.pipes import PipeState
+from pipecap.proc.files import Fifo, File, Pipe
 from pipecap.proc.snapshot import End
 
 
-def state_of(file: str, holders: Collection[tuple[int, End]], *, proc: str) -> PipeState | str:
+def state_of(file: File, holders: Collection[tuple[int, End]], *, proc: str) -> PipeState | str:
     """Look at a pipe through one of those who hold it; gives why not where that cannot be."""
     why = "nobody holds it any more"
     reads = any(end.reads for _, end in holders)
-    if file.startswith("fifo:") and not (reads and any(end.writes for _, end in holders)):
+    if isinstance(file, Fifo) and not (reads and any(end.writes for _, end in holders)):
         return "a FIFO with one side only: opening it could let somebody through who waits for the other"
     for pid, end in list(holders)[:3]:
         try:
@@ -36,13 +37,13 @@ def state_of(file: str, holders: Collection[tuple[int, End]], *, proc: str) -> P
     return why
 
 
-def _state(path: str, file: str) -> PipeState:
+def _state(path: str, file: File) -> PipeState:
     with opened(path, file) as fd:
         return pipes.state(fd)
 
 
 @contextmanager
-def opened(path: str, file: str) -> Iterator[int]:
+def opened(path: str, file: File) -> Iterator[int]:
     """Hold a write end of the pipe behind /proc/PID/fd/FD, if it is still that `file`; else FileNotFoundError.
 
     Never waits: O_NONBLOCK, on an open file description of our own. What is no pipe is not opened. Nobody forks
@@ -52,7 +53,10 @@ def opened(path: str, file: str) -> Iterator[int]:
         looked = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             status = os.fstat(looked)
-            if not stat.S_ISFIFO(status.st_mode) or not file.endswith((f"[{status.st_ino}]", f":{status.st_ino}")):
+            if not stat.S_ISFIFO(status.st_mode) or file not in (
+                Pipe(status.st_ino),
+                Fifo(status.st_dev, status.st_ino),
+            ):
                 raise FileNotFoundError(path)  # closed meanwhile, and the number used again
             fd = os.open(f"/proc/self/fd/{looked}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:

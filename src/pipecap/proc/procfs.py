@@ -90,7 +90,7 @@ def pids(proc: str) -> Iterator[int]:
 def _holding(pid: int, device: int, inode: int, proc: str) -> Iterator[Holder]:
     for name in os.listdir(f"{proc}/{pid}/fd"):
         try:
-            info = _fdinfo(f"{proc}/{pid}/fdinfo/{name}")
+            info = fields(f"{proc}/{pid}/fdinfo/{name}")
             # Asked first, for a stat of a file on a dead network or FUSE mount never returns. Since Linux 5.14.
             if info.get("ino", str(inode)) != str(inode):
                 continue
@@ -104,8 +104,8 @@ def _holding(pid: int, device: int, inode: int, proc: str) -> Iterator[Holder]:
         yield Holder(pid, int(name), reads=mode != os.O_WRONLY, writes=mode != os.O_RDONLY)
 
 
-def _fdinfo(path: str) -> dict[str, str]:
-    """Read a file of fdinfo: its `name: value` lines."""
+def fields(path: str) -> dict[str, str]:
+    """Read a file of `name: value` lines: fdinfo, status, io."""
     with open(path, errors="replace") as file:  # names are bytes
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
 
@@ -139,7 +139,37 @@ def stat(path: str) -> Stat:
 
 def status(path: str) -> dict[str, str]:
     """Read the status file in the directory of a process or thread: its `Name: value` lines."""
-    return _fdinfo(f"{path}/status")
+    return fields(f"{path}/status")
+
+
+def cpu_seconds(pid: int, tid: int, proc: str) -> float:
+    """Return the CPU time that a thread has used so far."""
+    with open(f"{proc}/{pid}/task/{tid}/stat", "rb") as file:
+        row = file.read().rpartition(b")")[2].split()
+    return (int(row[11]) + int(row[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def uptime(proc: str) -> float:
+    """Return the seconds since the host was started."""
+    return float(text(f"{proc}/uptime").split()[0])
+
+
+def age(start: int, proc: str) -> float:
+    """Return for how many seconds a process runs, by its start in clock ticks; 0.0 where that cannot be read."""
+    try:
+        return max(0.0, uptime(proc) - start / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def user(uid: int) -> str:
+    """Return the name of a user, or its number."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def text(path: str) -> str:
@@ -197,7 +227,16 @@ def descriptors(pid: int, proc: str) -> list[Open]:
 
 def fdinfo(pid: int, fd: int, proc: str) -> dict[str, str]:
     """Read what the kernel tells of a descriptor: its `name: value` lines."""
-    return _fdinfo(f"{proc}/{pid}/fdinfo/{fd}")
+    return fields(f"{proc}/{pid}/fdinfo/{fd}")
+
+
+def is_terminal(pid: int, fd: int, proc: str) -> bool:
+    """Whether a descriptor is of a terminal, by its name."""
+    try:
+        link = os.readlink(f"{proc}/{pid}/fd/{fd}")
+    except OSError:
+        return False
+    return link.startswith(("/dev/pts/", "/dev/tty", "/dev/console"))
 
 
 def boot_time(proc: str) -> int:
@@ -210,16 +249,26 @@ def pidfd(pid: int, fd: int, proc: str) -> int:
     return int(fdinfo(pid, fd, proc)["Pid"])
 
 
-def shared_mapping(pid: int, address: int, proc: str) -> tuple[str, int] | None:
-    """Tell what shared memory an address lies in: its file, by device and inode, and the place there."""
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A place in shared memory: the file, by device and inode, and the offset; `is_pipecap`: a queue of pipecap's."""
+
+    file: str
+    offset: int
+    is_pipecap: bool = False
+
+
+def shared_mapping(pid: int, address: int, proc: str) -> Mapping | None:
+    """Return what shared memory an address lies in; None where it is not shared."""
     with open(f"{proc}/{pid}/maps", errors="replace") as file:
         for line in file:
-            span, permissions, offset, device, inode = line.split(maxsplit=5)[:5]
+            span, permissions, offset, device, inode, *name = line.split(maxsplit=5)
             low, _, high = span.partition("-")
             if int(low, 16) <= address < int(high, 16):
                 if permissions[3] != "s":
                     return None
-                return f"{device}:{inode}", address - int(low, 16) + int(offset, 16)
+                place = address - int(low, 16) + int(offset, 16)
+                return Mapping(f"{device}:{inode}", place, bool(name) and name[0].startswith("/memfd:pipecap"))
     return None
 
 
@@ -230,12 +279,47 @@ def shared_files(pid: int, proc: str) -> set[str]:
         return {f"{row[3]}:{row[4]}" for row in rows if row[1][3] == "s"}
 
 
+def wchan(path: str) -> str:
+    """Return the kernel function that a thread sleeps in; "unknown" where it may not be read."""
+    try:
+        return text(f"{path}/wchan")
+    except (PermissionError, FileNotFoundError):
+        return "unknown"
+
+
+# The signals whose handlers usually let a program go on. Python itself installs the one of SIGINT.
+_AWAITED = {"SIGALRM": 14, "SIGUSR1": 10, "SIGUSR2": 12, "SIGTERM": 15, "SIGCHLD": 17}
+
+
+def handled(pid: int, proc: str) -> tuple[str, ...]:
+    """Return which of SIGALRM, SIGUSR1, SIGUSR2, SIGTERM and SIGCHLD a process has a handler for (SigCgt)."""
+    try:
+        caught = int(status(f"{proc}/{pid}")["SigCgt"], 16)
+    except (OSError, KeyError, ValueError):
+        return ()
+    return tuple(name for name, number in _AWAITED.items() if caught >> number - 1 & 1)
+
+
 @dataclass(frozen=True, slots=True)
 class ThreadMemory:
     """What the arguments of a thread's system call point at: syscalls.Memory. It is read, never written."""
 
     pid: int
+    tid: int
     proc: str
+
+    def wchan(self) -> str:
+        """Return the kernel function that the thread sleeps in; empty where it may not be read."""
+        found = wchan(f"{self.proc}/{self.pid}/task/{self.tid}")
+        return "" if found == "unknown" else found
+
+    def is_pipecap(self, address: int) -> bool:
+        """Whether an address lies in the shared memory of one of pipecap's queues."""
+        try:
+            place = shared_mapping(self.pid, address, self.proc)
+        except OSError:
+            return False
+        return place is not None and place.is_pipecap
 
     def read(self, address: int, size: int) -> bytes | None:
         """Read memory through /proc/PID/mem; None where that is not allowed."""

@@ -15,18 +15,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pipecap.proc import procfs, syscalls
+from pipecap.proc.files import EventFd, Fifo, File, PidFd, Pipe, Ring, Socket
 from pipecap.proc.syscalls import Wait
 
 _GONE = (FileNotFoundError, ProcessLookupError)
-_BLOCKED = ("write", "read", "poll", "child", "private futex", "shared futex")
+_BLOCKED = ("write", "read", "open", "poll", "child", "private futex", "shared futex")
 _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "afs", "gfs", "glusterfs", "lustre")
+_INODES: dict[str, type[Pipe] | type[Socket]] = {"pipe": Pipe, "socket": Socket}
 _PRIVILEGE = "run as the user who owns it, or as root with CAP_SYS_PTRACE"
-_RING = "anon_inode:[io_uring]"
 
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A thread and what it waits in. `line` and `switches` are equal in two snapshots if it did not run in between."""
+    """A thread and what it waits in.
+
+    `line` and `switches` are equal in two snapshots if it did not run in between, or, waiting in rounds, moved no byte.
+    """
 
     pid: int
     tid: int
@@ -45,20 +49,17 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """An open descriptor by which threads may wait for one another.
-
-    `file` names what is behind it: "pipe:[INODE]", "fifo:DEVICE:INODE", "socket:[INODE]" or "pidfd:PID".
-    """
+    """An open descriptor by which threads may wait for one another."""
 
     fd: int
-    file: str
+    file: File
     reads: bool
     writes: bool
 
     @property
     def is_pipe(self) -> bool:
         """Whether it is of a pipe or FIFO."""
-        return self.file.startswith(("pipe:", "fifo:"))
+        return isinstance(self.file, Pipe | Fifo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,9 @@ class Snapshot:
             if thread.tid != but
         }
 
-    def holders(self) -> dict[str, list[tuple[int, End]]]:
-        """Tell who holds which file: processes and their ends."""
-        found: defaultdict[str, list[tuple[int, End]]] = defaultdict(list)
+    def holders(self) -> dict[File, list[tuple[int, End]]]:
+        """Return the holders of each file: processes and their ends."""
+        found: defaultdict[File, list[tuple[int, End]]] = defaultdict(list)
         for process in self.processes.values():
             for end in process.ends:
                 found[end.file].append((process.pid, end))
@@ -133,14 +134,14 @@ class Snapshot:
             border += new
         return found
 
-    def unknown(self) -> list[str]:
-        """Say what could not be read, and what would help."""
+    def unknown(self, pids: Collection[int] | None = None) -> list[str]:
+        """Say what could not be read, of all processes or of some, and what would help."""
         reasons: defaultdict[str, list[int]] = defaultdict(list)
         for process in self.processes.values():
-            if process.closed:
+            if process.closed and (pids is None or process.pid in pids):
                 reasons[process.closed].append(process.pid)
         told = [f"{_some(pids)}: {reason}" for reason, pids in reasons.items()]
-        if self.hides:
+        if self.hides and (pids is None or pids):
             told.append(f"processes of other users: hidden by hidepid: {_PRIVILEGE}")
         return told
 
@@ -203,7 +204,7 @@ def _process(pid: int, proc: str, machine: str, remote: tuple[str, ...], ignored
             return Process(*facts[:5], "Z", command, (), ())
         return Process(*facts, command, (), (), closed=f"may not be looked into: {_PRIVILEGE}")
     threads = tuple(_threads(pid, proc, machine, ignored))
-    ring = any(end.file == _RING for end in ends)
+    ring = any(end.file == Ring() for end in ends)
     return Process(*facts, command, threads, ends, names=names, has_io_uring=ring)
 
 
@@ -219,21 +220,25 @@ def _living_thread(pid: int, proc: str) -> tuple[int, str] | None:
 
 def _ends(pid: int, proc: str, remote: tuple[str, ...], names: dict[int, str]) -> Iterator[End]:
     for each in procfs.descriptors(pid, proc):
-        if each.link.startswith(("pipe:[", "socket:[")):
+        kind, _, number = each.link.partition(":[")
+        if kind in _INODES:
             if each.reads or each.writes:
-                yield End(each.fd, each.link, each.reads, each.writes)
-        elif each.link == _RING:
-            yield End(each.fd, _RING, False, False)
+                yield End(each.fd, _INODES[kind](int(number.rstrip("]"))), each.reads, each.writes)
+        elif each.link == str(Ring()):
+            yield End(each.fd, Ring(), False, False)
         elif each.link == "anon_inode:[pidfd]":
             with suppress(KeyError, ValueError, *_GONE):
-                yield End(each.fd, f"pidfd:{procfs.pidfd(pid, each.fd, proc)}", True, False)
+                yield End(each.fd, PidFd(procfs.pidfd(pid, each.fd, proc)), True, False)
+        elif each.link == "anon_inode:[eventfd]":
+            with suppress(KeyError, ValueError, *_GONE):
+                yield End(each.fd, EventFd(int(procfs.fdinfo(pid, each.fd, proc)["eventfd-id"])), True, True)
         elif each.link.startswith("/") and (each.reads or each.writes) and not each.link.startswith(remote):
             # What is on a dead network or FUSE mount would never answer a stat.
             with suppress(OSError):
                 status = os.stat(f"{proc}/{pid}/fd/{each.fd}")
                 if stat.S_ISFIFO(status.st_mode):
                     names[each.fd] = each.link
-                    yield End(each.fd, f"fifo:{status.st_dev}:{status.st_ino}", each.reads, each.writes)
+                    yield End(each.fd, Fifo(status.st_dev, status.st_ino), each.reads, each.writes)
 
 
 def _remote_mounts(proc: str) -> tuple[str, ...]:
@@ -250,31 +255,28 @@ def _unescaped(path: str) -> str:
 
 
 def _threads(pid: int, proc: str, machine: str, ignored: frozenset[int]) -> Iterator[Thread]:
-    memory = procfs.ThreadMemory(pid, proc)
     for tid in procfs.threads(pid, proc):
         if tid not in ignored:
             with suppress(*_GONE):
-                yield _thread(pid, tid, proc, machine, memory)
+                yield _thread(pid, tid, proc, machine)
 
 
-def _thread(pid: int, tid: int, proc: str, machine: str, memory: procfs.ThreadMemory) -> Thread:
+def _thread(pid: int, tid: int, proc: str, machine: str) -> Thread:
     path = f"{proc}/{pid}/task/{tid}"
     line, wait = "", None
     with suppress(PermissionError, FileNotFoundError):
         line = procfs.text(f"{path}/syscall")
-        wait = syscalls.decode(line, machine, memory)
+        wait = syscalls.decode(line, machine, procfs.ThreadMemory(pid, tid, proc))
     if wait is None:
-        line = _wchan(path)
+        line = procfs.wchan(path)
         wait = syscalls.from_wchan(line)
     seen = procfs.stat(path)
     switches = ""
-    if wait.kind in _BLOCKED:
+    if wait.rounds:
+        line = ""
+        with suppress(PermissionError, KeyError):
+            moved = procfs.fields(f"{path}/io")
+            switches = f"{moved['rchar']} {moved['wchar']}"
+    elif wait.kind in _BLOCKED:
         switches = procfs.status(path).get("voluntary_ctxt_switches", "")
     return Thread(pid, tid, seen.start, seen.name, seen.state, wait, line, switches)
-
-
-def _wchan(path: str) -> str:
-    try:
-        return procfs.text(f"{path}/wchan")
-    except (PermissionError, FileNotFoundError):
-        return "unknown"

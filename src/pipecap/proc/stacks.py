@@ -6,60 +6,70 @@ moment ago, or missing. For threads that hang it is exact.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from types import FrameType
+from typing import TypeAlias
 
 from pipecap.proc import procfs
 
 INSTALL = "pip install 'pipecap[stacks]'"
 
 _TIMEOUT = 5.0  # for one process; py-spy takes some 0.1 s
-_PATIENCE = 15.0  # for all of them
+_AT_A_TIME = 4
+_TRIES = 5
+_NO_STACK = "Failed to"
 _ENDED = "it ended before its Python lines were read"
 _STDLIB = re.compile(r"/lib(64)?/python3\.\d+t?/(?!(site|dist)-packages/)|/python3\d+\.zip/|^<frozen |/pipecap/")
 _PLUMBING = ("threading.py", "connection.py", "selectors.py", "synchronize.py")
 
 Frame = tuple[str, int, str]  # file, line, function
+Stack: TypeAlias = tuple[Frame, ...]  # the innermost first
 
 
-def lines(pids: Collection[int]) -> tuple[dict[int, str], tuple[str, ...]]:
-    """Give the Python line of each thread, by number, as "file.py:123 in function", and why some could not be had.
+def take(pids: Collection[int]) -> tuple[dict[int, Stack], tuple[str, ...]]:
+    """Return the Python stack of each thread of some processes, by its number, and why some are missing.
 
-    The line is the innermost of the user's code; of a thread that has none, the innermost of the standard library that
-    is no plumbing. Raises nothing.
+    Several are read at a time. A program that is no Python is left out. Raises nothing.
     """
-    found: dict[int, str] = {}
-    others = {*pids}
-    if os.getpid() in others:
-        others.remove(os.getpid())
-        found |= own_lines()
+    found: dict[int, Stack] = {}
+    others = sorted({*pids} - {os.getpid()})
+    if len(others) < len({*pids}):
+        found |= own()
+    others = [pid for pid in others if _is_python(pid)]
     if not others:
         return found, ()
     program = find_program()
     if program is None:
         return found, (f"the Python lines of other processes: py-spy is not installed: {INSTALL}",)
     reasons: defaultdict[str, list[int]] = defaultdict(list)
-    end = time.monotonic() + _PATIENCE
-    for pid in sorted(others):
-        if time.monotonic() > end:
-            reasons["not asked for its Python lines: the others took too long"].append(pid)
-            continue
-        answer = _dump(program, pid)
-        if isinstance(answer, str):
-            reasons[answer].append(pid)
-        else:
-            found |= answer
+    from concurrent.futures import ThreadPoolExecutor  # it loads logging, and only this needs it
+
+    with ThreadPoolExecutor(_AT_A_TIME) as executor:
+        for pid, answer in zip(others, executor.map(partial(_dump, program), others), strict=True):
+            if isinstance(answer, str):
+                reasons[answer].append(pid)
+            else:
+                found |= answer
     return found, tuple(f"{_named(pids)}: {reason}" for reason, pids in reasons.items())
+
+
+def _is_python(pid: int) -> bool:
+    """Whether the executable is a Python interpreter; yes where that may not be read, and py-spy says why."""
+    try:
+        return "python" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _named(pids: Sequence[int], most: int = 5) -> str:
@@ -68,15 +78,15 @@ def _named(pids: Sequence[int], most: int = 5) -> str:
     return f"process{'es' if len(pids) > 1 else ''} {', '.join(map(str, pids[:most]))}{more}"
 
 
-def own_lines() -> dict[int, str]:
-    """Give the Python line of each thread of this process but the one that asks."""
+def own() -> dict[int, Stack]:
+    """Return the Python stack of each thread of this process but the one that asks."""
     natives = {thread.ident: thread.native_id for thread in threading.enumerate()}
     natives.pop(threading.get_ident(), None)
-    found: dict[int, str] = {}
+    found: dict[int, Stack] = {}
     for ident, frame in sys._current_frames().items():
         native = natives.get(ident)
         if native is not None:
-            found[native] = place([*_up(frame)])
+            found[native] = tuple(_up(frame))
     return found
 
 
@@ -86,9 +96,13 @@ def _up(frame: FrameType | None) -> Iterator[Frame]:
         frame = frame.f_back
 
 
-def place(frames: Sequence[Frame]) -> str:
-    """Choose the frame that tells most, of all those of a thread, the innermost first."""
-    own = [*_own(frames)]
+def place(stack: Stack) -> str:
+    """Return the place of a thread as "file.py:123 in function".
+
+    The innermost of the user's code; of a thread that has none, the innermost of the standard library that is no
+    plumbing.
+    """
+    own = [*since_start(stack)]
     chosen = (
         next((frame for frame in own if not _STDLIB.search(frame[0])), None)
         or next((frame for frame in own if os.path.basename(frame[0]) not in _PLUMBING), None)
@@ -98,9 +112,9 @@ def place(frames: Sequence[Frame]) -> str:
     return f"{os.path.basename(file) or file}:{line} in {function}"
 
 
-def _own(frames: Sequence[Frame]) -> Iterator[Frame]:
+def since_start(stack: Stack) -> Iterator[Frame]:
     """Leave out what a forked child has on its stack from the time before the fork: start(), and who called it."""
-    for frame in frames:
+    for frame in stack:
         yield frame
         # Python 3.13 runs what is to be done at exit in popen_fork.py, not under _bootstrap().
         if frame[0].endswith(("/process.py", "/popen_fork.py")) and frame[2].endswith(("_bootstrap", "_launch")):
@@ -126,7 +140,7 @@ def _packaged() -> str | None:
     return None
 
 
-def _dump(program: str, pid: int) -> dict[int, str] | str:
+def _dump(program: str, pid: int, tries: int = _TRIES) -> dict[int, Stack] | str:
     """Read one process; gives why not where that fails."""
     command = [program, "dump", "--nonblocking", "--json", "--pid", str(pid)]
     try:
@@ -138,7 +152,12 @@ def _dump(program: str, pid: int) -> dict[int, str] | str:
     except (OSError, RuntimeError) as error:  # RuntimeError: the interpreter is shutting down
         return f"py-spy does not run: {error}"
     if answer.returncode:
-        return _ENDED if procfs.has_ended(pid, "/proc") else _refusal(answer.stderr)
+        if procfs.has_ended(pid, "/proc"):
+            return _ENDED
+        # What runs meanwhile may change its stack under py-spy's eyes.
+        return _dump(program, pid, tries - 1) if tries > 1 and _NO_STACK in answer.stderr else _refusal(answer.stderr)
+    import json  # 5 ms, and only this needs it
+
     try:
         return _read(pid, json.loads(answer.stdout))
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -155,14 +174,14 @@ def _refusal(trouble: str) -> str:
     return f"py-spy gives no Python lines ({said}); is it Python? a newer py-spy may know it: {INSTALL}"
 
 
-def _read(pid: int, threads: Sequence[dict[str, object]]) -> dict[int, str]:
+def _read(pid: int, threads: Sequence[dict[str, object]]) -> dict[int, Stack]:
     natives = _natives(pid)
     found = {}
     for thread in threads:
-        frames = [_frame(each) for each in thread["frames"]]  # type: ignore[attr-defined] # a list, or TypeError
+        frames = tuple(_frame(each) for each in thread["frames"])  # type: ignore[attr-defined] # a list, or TypeError
         native = _native(pid, thread, natives)
         if frames and native is not None:
-            found[native] = place(frames)
+            found[native] = frames
     return found
 
 

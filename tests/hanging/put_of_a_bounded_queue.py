@@ -1,0 +1,18 @@
+# A producer waits in put() of a bounded stock queue; the parent joins it and would get the items only then.
+
+from multiprocessing import get_context
+
+fork = get_context("fork")
+queue = fork.Queue(2)
+
+
+def produce():
+    for number in range(10):
+        queue.put(number)
+
+
+producer = fork.Process(target=produce)
+producer.start()
+print("ready", flush=True)
+producer.join()
+items = [queue.get() for _ in range(10)]

@@ -1,0 +1,6 @@
+# The last stage of a shell pipeline takes 2 MB every 2 s from yes.
+
+import os
+
+script = "yes | while sleep 2; do head -c 2000000; done >/dev/null"
+os.execvp("sh", ["sh", "-c", f"echo ready; {script}"])

@@ -1,0 +1,20 @@
+# A reader takes one item of 200 KB every 2 s from a queue of multiprocessing; its writer puts as fast as it can.
+
+import time
+from multiprocessing import get_context
+
+fork = get_context("fork")
+queue = fork.Queue(4)
+
+
+def produce():
+    while True:
+        queue.put(bytes(200000))
+
+
+fork.Process(target=produce, daemon=True).start()
+queue.get()
+print("ready", flush=True)
+while True:
+    time.sleep(2)
+    queue.get()
