@@ -15,7 +15,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from types import FrameType
 from typing import TypeAlias
 
@@ -51,15 +50,29 @@ def take(pids: Collection[int]) -> tuple[dict[int, Stack], tuple[str, ...]]:
     if program is None:
         return found, (f"the Python lines of other processes: py-spy is not installed: {INSTALL}",)
     reasons: defaultdict[str, list[int]] = defaultdict(list)
-    from concurrent.futures import ThreadPoolExecutor  # it loads logging, and only this needs it
-
-    with ThreadPoolExecutor(_AT_A_TIME) as executor:
-        for pid, answer in zip(others, executor.map(partial(_dump, program), others), strict=True):
-            if isinstance(answer, str):
-                reasons[answer].append(pid)
-            else:
-                found |= answer
+    for pid, answer in _dump_all(program, others).items():
+        if isinstance(answer, str):
+            reasons[answer].append(pid)
+        else:
+            found |= answer
     return found, tuple(f"{_named(pids)}: {reason}" for reason, pids in reasons.items())
+
+
+def _dump_all(program: str, pids: Sequence[int]) -> dict[int, dict[int, Stack] | str]:
+    """Read several processes at a time. Plain threads: concurrent.futures loads logging."""
+    answers: dict[int, dict[int, Stack] | str] = {}
+    turn = threading.Semaphore(_AT_A_TIME)
+
+    def dump(pid: int) -> None:
+        with turn:
+            answers[pid] = _dump(program, pid)
+
+    threads = [threading.Thread(target=dump, args=(pid,), daemon=True) for pid in pids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {pid: answers[pid] for pid in pids if pid in answers}
 
 
 def _is_python(pid: int) -> bool:
@@ -156,10 +169,12 @@ def _dump(program: str, pid: int, tries: int = _TRIES) -> dict[int, Stack] | str
             return _ENDED
         # What runs meanwhile may change its stack under py-spy's eyes.
         return _dump(program, pid, tries - 1) if tries > 1 and _NO_STACK in answer.stderr else _refusal(answer.stderr)
-    import json  # 5 ms, and only this needs it
-
     try:
+        import json  # 5 ms, and only this needs it
+
         return _read(pid, json.loads(answer.stdout))
+    except ImportError as error:  # rights were dropped, and the standard library may not be read any more
+        return f"py-spy's answer cannot be read: {error}"
     except (ValueError, LookupError, TypeError, AttributeError):
         return f"py-spy's answer is not understood; another version may help: {INSTALL}"
     except OSError:
