@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hangs import HANGS, hung
+from scenes import hung
 
 from benchmarks.conftest import Against
 from pipecap.diagnosis.diagnose import diagnose
@@ -33,7 +33,7 @@ CHUNKS = 8000
 @pytest.fixture
 def pair() -> Iterator[int]:
     """Hang the documented example: a child puts, its parent joins before it gets."""
-    with hung(next(hang for hang in HANGS if hang.name == "join_before_get")) as program:
+    with hung("join_before_get") as program:
         yield program.pid
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,17 @@ def hung(name: str) -> Iterator[subprocess.Popen[str]]:
     with programs.running(programs.HERE / "hanging" / f"{name}.py") as child:
         programs.steady(child.pid)
         yield child
+
+
+@contextmanager
+def hung_text(program: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program's text until it stands still; kill all of its session in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "program.py"
+        path.write_text(program)
+        with programs.running(path) as child:
+            programs.steady(child.pid)
+            yield child
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from commands import assert_one_line_of_trouble, pipecap_command, pipecap_json
-from hangs import HANGS, HEALTHY, healthy, hung
+from scenes import healthy, hung
 
 
 def test_a_hang_is_status_3_and_ends_with_the_next_command() -> None:
-    with hung(HANGS[0]) as program:
+    with hung("join_before_get") as program:
         answer = pipecap_command("doctor", str(program.pid))
         assert answer.returncode == 3
         assert answer.stderr == ""
@@ -22,14 +22,14 @@ def test_a_hang_is_status_3_and_ends_with_the_next_command() -> None:
 
 
 def test_no_hang_is_status_0() -> None:
-    with healthy(HEALTHY[0]) as program:
+    with healthy("slow_reader") as program:
         answer = pipecap_command("doctor", str(program.pid))
         assert answer.returncode == 0, answer
         assert "[ok]" in answer.stdout
 
 
 def test_json_has_the_same() -> None:
-    with hung(HANGS[0]) as program:
+    with hung("join_before_get") as program:
         found = pipecap_json("doctor", str(program.pid))
         assert found["pid"] == program.pid
         assert [finding["pattern"] for finding in found["findings"]] == ["join before get"]

@@ -14,8 +14,8 @@ import pytest
 from children import forked, wait_until_in
 from commands import assert_one_line_of_trouble, pipecap_command, pipecap_json
 from conftest import needs_root
-from hangs import HANGS, hung
 from privilege import CAP_DAC_READ_SEARCH, become_unprivileged, in_child
+from scenes import hung
 
 from pipecap.cli import ps, render
 from pipecap.proc.listing import Holder, Listing, LivePipe, Waiter
@@ -32,8 +32,7 @@ def row_of(text: str, inode: int) -> list[str]:
 
 def test_a_hang_is_on_top_with_who_waits_and_the_next_command() -> None:
     """The documented example: the child's feeder writes, only the parent could read."""
-    scene = next(hang for hang in HANGS if hang.name == "join_before_get")
-    with hung(scene) as parent:
+    with hung("join_before_get") as parent:
         answer = pipecap_command("ps", "--tree", str(parent.pid))
         found = pipecap_json("ps", "--tree", str(parent.pid))
     first = found["pipes"][0]

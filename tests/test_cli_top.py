@@ -15,11 +15,12 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from children import forked, wait_until
 from commands import ENVIRONMENT, PIPECAP, assert_one_line_of_trouble, pipecap_command, pipecap_json
-from hangs import Healthy, healthy
+from programs import running
 
 DEADLINE = 20.0
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
@@ -150,9 +151,7 @@ def test_while_it_runs_keys_are_not_echoed_and_ctrl_z_does_not_leave_it_half_way
         assert_left_clean(shown)
 
 
-TOLD_TO_HANG = Healthy(
-    "hangs_when_told",
-    """
+TOLD_TO_HANG = """
 import sys
 from multiprocessing import get_context
 fork = get_context("fork")
@@ -162,13 +161,12 @@ sys.stdin.readline()
 child = fork.Process(target=lambda: queue.put("X" * 1000000))
 child.start()
 child.join()
-""",
-    blocked_in=("pipe_read",),
-)
+"""
 
 
-def test_a_deadlock_is_shown_as_it_happens() -> None:
-    with healthy(TOLD_TO_HANG) as parent:
+def test_a_deadlock_is_shown_as_it_happens(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(TOLD_TO_HANG)
+    with running(tmp_path / "program.py") as parent:
         with top("--tree", str(parent.pid)) as shown:
             shown.until("0 full; every")
             shown.until("0 full; every")

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 from children import wait_until
-from hangs import HANGS, Hang, hung
-from programs import HANGING, HEALTHY, Hanging, Healthy, running, steady
+from programs import HANGING, HEALTHY, HERE, Hanging, Healthy, running, steady
+from scenes import hung, hung_text
 
 import pipecap
 from pipecap.diagnosis.growth import needed
@@ -66,8 +66,7 @@ def require(needs: tuple[str, ...]) -> None:
 
 
 def test_the_documented_example_reads_as_documented() -> None:
-    hang = HANGS[0]
-    with hung(hang) as program:
+    with hung("join_before_get") as program:
         (finding,) = pipecap.diagnose(program.pid).findings
         (pipe,) = finding.pipes
         writer, reader, *others = finding.parties
@@ -91,16 +90,16 @@ def test_the_documented_example_reads_as_documented() -> None:
 
 @pytest.mark.parametrize(("characters", "hangs"), [(65_514, False), (65_515, True)])
 def test_the_hang_is_found_at_its_edge_and_not_before_it(characters: int, hangs: bool) -> None:
-    program = HANGS[0].program.replace("1000000", str(characters))
+    program = (HERE / "hanging/join_before_get.py").read_text().replace("1000000", str(characters))
     if hangs:
-        with hung(Hang("edge", program, "deadlock", "join before get", True, HANGS[0].blocked_in)) as child:
+        with hung_text(program) as child:
             assert [finding.verdict for finding in pipecap.diagnose(child.pid).findings] == ["deadlock"]
     else:
         assert subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20, check=True).stdout
 
 
 def test_a_stopped_writer_is_no_deadlock_and_is_one_again_when_it_goes_on() -> None:
-    with hung(HANGS[0]) as program:
+    with hung("join_before_get") as program:
         (finding,) = pipecap.diagnose(program.pid, window=WINDOW).findings
         writer = finding.parties[0].pid
         os.kill(writer, signal.SIGSTOP)
@@ -112,7 +111,7 @@ def test_a_stopped_writer_is_no_deadlock_and_is_one_again_when_it_goes_on() -> N
 
 
 def test_without_a_pid_all_of_this_user_are_looked_at() -> None:
-    with hung(HANGS[0]) as program:
+    with hung("join_before_get") as program:
         found = pipecap.diagnose(window=WINDOW)
         assert any(party.pid == program.pid for finding in found.findings for party in finding.parties)
 

@@ -91,7 +91,7 @@ def test_a_test_that_hangs_says_why(options: list[str], tmp_path: Path) -> None:
     assert f"only process {child.pid} (its parent) reads it, and that waits for process {producer} to exit" in text
     line = 1 + HANGS.splitlines().index("    child.join()")
     assert f"at test_it.py:{line} in test_hangs" in text
-    assert f"python -m pipecap rescue {child.pid} frees it" in text
+    assert f"python -m pipecap rescue {child.pid} gives it room" in text
     assert "└─ " in text
 
 

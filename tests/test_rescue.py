@@ -7,24 +7,20 @@ import os
 import pytest
 from commands import pipecap_command
 from conftest import needs_root
-from hangs import HANGS, HEALTHY, Hang, healthy, hung
 from privilege import CAP_SYS_RESOURCE, become_unprivileged, has_capability, in_child
+from programs import HERE
+from scenes import healthy, hung, hung_text
 
 import pipecap
 
 WINDOW = 0.15
-JOIN = HANGS[0]
-
-
-def large() -> Hang:
-    """Give a hang over an item that no pipe takes which this user may make."""
-    program = JOIN.program.replace("1000000", "3000000")
-    return Hang("large", program, JOIN.verdict, JOIN.pattern, False, JOIN.blocked_in)
+JOIN = (HERE / "hanging/join_before_get.py").read_text()
+LARGE = JOIN.replace("1000000", "3000000")  # no pipe takes it that this user may make
 
 
 @pytest.mark.skipif(has_capability(CAP_SYS_RESOURCE), reason="this user is exempt from fs.pipe-max-size")
 def test_it_stops_at_the_limit_and_says_which_and_what_would_lift_it() -> None:
-    with hung(large()) as program:
+    with hung_text(LARGE) as program:
         (finding,) = pipecap.diagnose(program.pid, window=WINDOW).findings
         assert not finding.rescuable
         assert "fs.pipe-max-size" in finding.rescue
@@ -53,14 +49,14 @@ print("ready", flush=True)
 child.join()
 assert queue.get() == item
 """
-    with hung(Hang("bytes", program, JOIN.verdict, JOIN.pattern, True, JOIN.blocked_in)) as child:
+    with hung_text(program) as child:
         assert pipecap.rescue(child.pid, window=WINDOW).freed
         assert child.wait(10) == 0
 
 
-@pytest.mark.parametrize("scene", [scene for scene in HEALTHY if not scene.allowed][:4], ids=lambda scene: scene.name)
-def test_a_program_that_does_not_hang_is_left_alone(scene: object) -> None:
-    with healthy(scene) as program:  # type: ignore[arg-type] # a Healthy
+@pytest.mark.parametrize("name", ["slow_reader", "busy_writer", "idle_pool", "training_loop_of_slow_steps"])
+def test_a_program_that_does_not_hang_is_left_alone(name: str) -> None:
+    with healthy(name) as program:
         before = [(pipe.file, pipe.capacity) for pipe in pipecap.list_pipes(program.pid, tree=True)]
         found = pipecap.rescue(program.pid, window=WINDOW)
         assert (found.steps, found.freed) == ((), True)
@@ -77,14 +73,14 @@ def test_another_user_may_not() -> None:
             return denied.hint
         return "rescued"
 
-    with hung(JOIN) as program:
+    with hung("join_before_get") as program:
         hint = in_child(lambda: attempt(program.pid), become=become_unprivileged)
         assert "CAP_SYS_PTRACE" in hint
         assert pipecap.diagnose(program.pid, window=WINDOW).findings[0].pipes[0].capacity == 65536
 
 
 def test_the_command_frees_the_documented_example_within_a_second_of_it() -> None:
-    with hung(JOIN) as program:
+    with hung("join_before_get") as program:
         plan = pipecap_command("rescue", str(program.pid), "--dry-run")
         assert plan.returncode == 0
         assert "1,048,576" in plan.stdout
@@ -96,7 +92,7 @@ def test_the_command_frees_the_documented_example_within_a_second_of_it() -> Non
 
 
 def test_the_command_names_the_limit_of_a_socketpair() -> None:
-    with hung(next(hang for hang in HANGS if hang.name == "both_send_first_socketpair")) as program:
+    with hung("both_send_first_socketpair") as program:
         done = pipecap_command("rescue", str(program.pid))
         freed = "[ok] freed" in done.stdout  # a question of net.core.wmem_max
         assert done.returncode == (0 if freed else 1)

@@ -27,8 +27,8 @@ from unittest import SkipTest
 import pytest
 from children import Child, forked, place, state, wait_until, wait_until_in
 from conftest import needs_root
-from hangs import HANGS, Hang
 from privilege import become_unprivileged, in_child, is_root, unprivileged, unused_uid
+from programs import HERE
 
 from pipecap.diagnosis import evidence, movement
 from pipecap.diagnosis.diagnose import diagnose
@@ -41,6 +41,7 @@ from pipecap.proc.snapshot import take
 
 WINDOW = 0.02
 PATIENCE = 0.05
+JOIN_BEFORE_GET = (HERE / "hanging/join_before_get.py").read_text()
 PAGE = os.sysconf("SC_PAGESIZE")
 CAPACITY = 16 * PAGE
 STACK = "0x7ffd8c0de000 0x7f14a2d1b7e2"
@@ -1081,10 +1082,6 @@ def in_a_container(program: str) -> Iterator[int]:
             outer.wait()
 
 
-def scene(name: str) -> Hang:
-    return next(hang for hang in HANGS if hang.name == name)
-
-
 def wait_until_hung(pid: int) -> None:
     """Return once it waits for its child, whose feeder thread writes to a full pipe."""
     wait_until_in("wait", pid)
@@ -1099,7 +1096,7 @@ def wait_until_hung(pid: int) -> None:
 
 def test_a_container_is_diagnosed_from_outside() -> None:
     """Its numbers are others in there; the parent waits for the one that it knows."""
-    with in_a_container(scene("join_before_get").program) as pid:
+    with in_a_container(JOIN_BEFORE_GET) as pid:
         wait_until_hung(pid)
         finding = only(diagnose(pid, window=0.1))
         (child,) = children_of(pid)
@@ -1109,7 +1106,7 @@ def test_a_container_is_diagnosed_from_outside() -> None:
 
 def test_a_container_is_diagnosed_from_inside() -> None:
     """There the program is process 1 and its child process 2."""
-    with in_a_container(scene("join_before_get").program) as pid:
+    with in_a_container(JOIN_BEFORE_GET) as pid:
         wait_until_hung(pid)
         enter = ["nsenter", "--target", str(pid), *([] if is_root() else ["--user"]), "--pid", "--mount"]
         why = works(*enter, "true")

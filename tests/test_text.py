@@ -56,7 +56,7 @@ def test_the_documented_example_reads_like_this() -> None:
         " it, and that waits for process 20 to exit",
         "  cause: process 10 should read the full pipe, and waits for process 20 to exit instead",
         "  fix: get the items before join()",
-        "  without a restart: python -m pipecap rescue 10 frees it, by growing what the blocked write needs",
+        "  without a restart: python -m pipecap rescue 10 gives it room to go on, by growing what the blocked write needs",
         "  proof: each thread can be woken only by those drawn under it or named there, and none of them moves:",
         "    [1] thread 21 of process 20: write(fd 4, 1,000,009 bytes) on pipe:[991]",
         "    ├─ [2] process 10: wait4(20)",
@@ -80,7 +80,7 @@ def test_the_documented_example_live() -> None:
         f"only process {child.pid} (its parent) reads it, and that waits for process {producer} to exit",
         "join before get",
         "pipecap.drain(queue, [process])",
-        "frees it",
+        "gives it room",
     ):
         assert part in written
 
@@ -170,7 +170,7 @@ def test_a_stall_claims_no_proof() -> None:
     written = "\n".join(text.describe(stall))
     assert "proof" not in written
     assert "gives it room to go on" in written
-    assert "frees it" not in written
+    assert "gives it room" not in written
 
 
 def test_a_full_pipe_that_moves_is_no_problem() -> None:

@@ -97,13 +97,43 @@ def _cases(seen: Evidence, group: set[int], robust: set[int]) -> Iterator[Case]:
     left = group & robust
     for part in graph.groups(left, seen.wakers):
         core = graph.core(part, seen.wakers)
-        if core and not _is_self_pipe(seen, core):
+        if core and _has_work(seen, core) and not _is_self_pipe(seen, core):
             yield _deadlock(seen, core, ())
         left -= part if core else set()
     rest = _by_number(seen, group - robust)
     waiting = [thread for thread in rest if thread.wait.kind in ("read", "poll") or thread.tid in seen.locks]
     if waiting:
         yield Case("idle", tuple(rest))
+
+
+def _has_work(seen: Evidence, core: set[int]) -> bool:
+    """Whether a set waits for more than locks of its own processes, which Ctrl-C or another signal may end.
+
+    A lock of a forked child's only thread, whose parent waits for the child, nobody is left to release.
+    """
+    threads = [seen.blocked[tid] for tid in core]
+    if any(thread.wait.kind != "private futex" and (thread.tid in seen.locks or thread.wait.fds) for thread in threads):
+        return True
+    if any(thread.wait.kind == "child" for thread in threads):
+        return True
+    return any(was_forked(seen, thread.pid) and is_waited_for(seen, thread.pid) for thread in threads)
+
+
+def was_forked(seen: Evidence, pid: int) -> bool:
+    """Whether a process runs its parent's program: it was forked, and executed none of its own."""
+    process = seen.now.processes[pid]
+    parent = seen.now.processes.get(process.ppid)
+    return parent is not None and parent.command == process.command
+
+
+def is_waited_for(seen: Evidence, pid: int) -> bool:
+    """Whether a thread of its parent waits for a process to end."""
+    parent = seen.now.processes[pid].ppid
+    tids = seen.now.threads_of([pid])
+    return any(
+        thread.pid == parent and thread.wait.kind in ("child", "poll") and tids & (seen.wakers.get(thread.tid) or set())
+        for thread in seen.blocked.values()
+    )
 
 
 def _deadlock(seen: Evidence, core: set[int], writers: Iterable[Thread]) -> Case:

@@ -55,7 +55,7 @@ def plan(pipe: PipeNow, writers: Sequence[Party], host: HostLimits, socket_most:
     if wanted is None:
         return Plan(None, "what is still to be written takes more than any pipe has")
     if most is not None and wanted > max(most, capacity):
-        more = f"what is still to be written takes at least {wanted:,} bytes, and {limit} is {most:,}"
+        more = f"it takes a {pipe.kind} of at least {wanted:,} bytes, and {limit} allows {most:,}"
         return Plan(wanted, more, limit)
     if wanted <= capacity:
         return Plan(wanted, f"it has the largest size that {limit} allows: {most:,} bytes" if most else "", limit)

@@ -51,7 +51,8 @@ def meaning(stack: Stack) -> Meaning:
     "queue" (queue.Queue), "event" (an Event or Condition, which anything may set), "idle" (a worker thread).
     """
     found: Meaning = ""
-    for file, _, function in [*since_start(stack)][:_OUTER]:
+    for path, _, function in [*since_start(stack)][:_OUTER]:
+        file = path.replace("/multiprocess/", "/multiprocessing/").replace("/billiard/", "/multiprocessing/")
         name = function.rpartition(".")[2]
         for (tail, wanted), what in _MEANINGS.items():
             if name == wanted and file.endswith(tail):

@@ -113,7 +113,7 @@ class Movement:
             count=tuple(self._count(file) for file in case.files),
             writers=tuple(_ran(thread, seen.now.proc) for thread in case.writers or case.threads),
             readers_ran=mains,
-            cpu=sum(self._cpu_seconds(pid) for pid in readers),
+            cpu=sum(self._cpu_seconds(pid) for pid in self._may_work(case, readers)),
             read=None if None in read or not read else sum(filter(None, read)),
             reader_waits=any(self._waits_to_read(pid, case.files) for pid in readers),
         )
@@ -138,6 +138,11 @@ class Movement:
         waiters = {thread.pid for thread in case.threads}
         sides = [self._seen.readers(file) if case.writers else self._seen.writers(file) for file in case.files]
         return sorted(set().union(*sides) - waiters) if case.writers else []
+
+    def _may_work(self, case: Case, readers: Collection[int]) -> set[int]:
+        """Return the processes that could read, and those that work for them."""
+        writing = {thread.pid for thread in case.threads}
+        return self._seen.now.tree(*readers) - self._seen.now.tree(*writing)
 
     def _waits_to_read(self, pid: int, files: Collection[File]) -> bool:
         return any(

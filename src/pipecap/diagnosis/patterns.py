@@ -44,6 +44,7 @@ def name(seen: Evidence, case: Case) -> Named:
     for rule in (
         _logging,
         _stopped,
+        _fifo,
         _read_lock_lost,
         _both_send,
         _waits_for_exit,
@@ -58,7 +59,8 @@ def name(seen: Evidence, case: Case) -> Named:
     verb = "nothing that could read it will ever move" if case.verdict == "deadlock" else "nothing read it meanwhile"
     return Named(
         "consumer stopped early",
-        f"process {writer.pid} waits for room in a full {kind_of(file)}; {readers} could read it, and does not: {verb}",
+        f"process {writer.pid} waits for room in a full {kind_of(file)}; what could read it ({readers}) does not:"
+        f" {verb}",
         "read until the producers are gone, `for item in pipecap.drain(queue, processes)`, or let them stop first",
     )
 
@@ -119,6 +121,26 @@ def _stopped(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | 
     return None
 
 
+def _fifo(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
+    """Name it where the process that should read waits in open(2) of a FIFO."""
+    for thread in seen.blocked.values():
+        if thread.wait.kind == "open" and thread.pid in seen.readers(file) and thread.pid != writer.pid:
+            path = thread.wait.path or "a FIFO"
+            return Named(
+                "FIFO that nobody opens",
+                f"process {thread.pid} should read the full {kind_of(file)}, and waits until another process opens"
+                f" {path}",
+                f"open {path} on its other side: start what should read or write it",
+                "the writer would go on, and its reader still wait for the FIFO to be opened",
+            )
+    return None
+
+
+def serves(seen: Evidence, pid: int) -> bool:
+    """Whether it is a process of multiprocessing's own, which only cleans up."""
+    return "multiprocessing.resource_tracker" in seen.now.processes[pid].command
+
+
 def _read_lock_lost(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
     """Those that could read wait for a lock, and have no write end of the pipe: it is its read lock."""
     waiters = [
@@ -158,7 +180,10 @@ def _both_send(seen: Evidence, case: Case, writer: Thread, file: File) -> Named 
                     " stdin.drain()`"
                 )
             elif _is_child(seen, writer, other.pid) or _is_child(seen, other, writer.pid):
-                fix = "read while you write: Popen.communicate(input), or a thread for one of the two"
+                fix = "read while you write, or let another thread or process do one of the two"
+                parent = other if _is_child(seen, writer, other.pid) else writer
+                if is_python(seen, parent.pid):
+                    fix = "read while you write: Popen.communicate(input), or a thread for one of the two"
             return Named(
                 "both sides send first",
                 f"process {writer.pid} and process {other.pid} send to each other through {through}, both are full, and"
@@ -237,7 +262,8 @@ def _same_process(seen: Evidence, case: Case, writer: Thread, file: File) -> Nam
             " time limit, as for the GIL: it looks as if the blocked write holds it",
             "write with the GIL released (os.write, Connection.send), or read in another process",
         )
-    if writer.tid != writer.pid:
+    stack = seen.stacks.get(writer.tid)
+    if writer.tid != writer.pid and (stack is None or lines.meaning(stack) == "feed"):
         return Named(
             "exit with unread items",
             f"process {writer.pid} has put more than its {kind_of(file)} holds and waits until it is read, most likely"
@@ -267,7 +293,7 @@ def _same_process(seen: Evidence, case: Case, writer: Thread, file: File) -> Nam
     handlers = ", and if it wakes a loop from a signal handler make its write end O_NONBLOCK" if case.unless else ""
     return Named(
         "sent before anybody reads",
-        f"the main thread of process {writer.pid} itself waits for room in a full {kind_of(file)} that no other process"
+        f"a thread of process {writer.pid} itself waits for room in a full {kind_of(file)} that no other process"
         " can read",
         "start the reader first, or send from a thread or by a Queue, whose feeder thread waits instead" + handlers,
     )
@@ -303,8 +329,8 @@ def _reads_something_else(seen: Evidence, case: Case, writer: Thread, file: File
         return _output_not_read(seen, writer, file, next(iter(sorted(readers))), "does not")
     return Named(
         "output not read",
-        f"process {writer.pid} writes to its {full}, a full {kind_of(file)}; {processes(readers)} should read it, and"
-        " does not",
+        f"process {writer.pid} writes to its {full}, a full {kind_of(file)}; what should read it,"
+        f" {processes(readers)}, does not",
         "look at what the next command of the pipeline waits for: `pipecap doctor` it, or py-spy dump",
     )
 

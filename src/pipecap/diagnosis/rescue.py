@@ -28,6 +28,7 @@ from pipecap.results import Result
 # The window of each sample after the first: long enough to tell a blocked thread from one that just paused.
 _WINDOW = 0.1
 _MOST_ROUNDS = 50
+_MOST_SECONDS = 15.0
 _QUIET_SAMPLES = 2
 _UNHELPED_SAMPLES = 5
 # How long a writer that was woken may take to go on.
@@ -87,7 +88,10 @@ def rescue(pid: int, *, dry_run: bool = False, window: float = WINDOW, patience:
     unsure = ""
     quiet = 0  # samples in a row in which nothing hangs: a writer that was just woken may soon wait again
     unhelped = 0  # samples in a row in which something hangs that no growing helps, or not yet
+    end = time.monotonic() + window + patience + _MOST_SECONDS
     for _ in range(_MOST_ROUNDS):
+        if time.monotonic() > end:
+            break
         hangs = [hang for hang in _hangs(found) if hang.pipe.file not in done_with]
         if dry_run:
             steps = [_plan(hang) for hang in hangs]

@@ -181,8 +181,8 @@ def _reading(finding: Finding, pipe: PipeNow, writing: set[int]) -> str:
 
 def _rescue(finding: Finding) -> Iterator[str]:
     if finding.rescuable:
-        does = "frees it" if finding.verdict == "deadlock" else "gives it room to go on"
-        yield f"without a restart: {ascii_only(finding.rescue)} {does}, by growing what the blocked write needs"
+        does = "gives it room to go on, by growing what the blocked write needs"
+        yield f"without a restart: {ascii_only(finding.rescue)} {does}"
     elif finding.problem:
         yield f"growing does not free it: {ascii_only(finding.rescue)}"
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 
 from pipecap.diagnosis import lines
 from pipecap.diagnosis.evidence import Evidence
-from pipecap.diagnosis.find import Case
-from pipecap.diagnosis.patterns import Named, is_python, kind_of, unread_bytes, waits_for_end_of
+from pipecap.diagnosis.find import Case, is_waited_for, was_forked
+from pipecap.diagnosis.patterns import Named, is_python, kind_of, serves, unread_bytes, waits_for_end_of
 from pipecap.proc.files import File
 from pipecap.proc.snapshot import End, Thread
 from pipecap.words import amount, processes, some
@@ -57,10 +57,20 @@ def _meaning(seen: Evidence, thread: Thread) -> lines.Meaning:
 
 
 def _lock_lost_at_fork(seen: Evidence, case: Case) -> Named | None:
+    """Name it where the only thread of a forked child waits for a lock of its process, and its parent for the child."""
     for thread in case.threads:
         process = seen.process(thread)
-        alone = len(process.threads) == 1 and thread.wait.kind == "private futex"
-        if alone and thread.tid in seen.stacks and _meaning(seen, thread) in ("", "queue"):
+        alone = len(process.threads) == 1 and thread.wait.kind == "private futex" and thread.tid in seen.stacks
+        if not alone or not was_forked(seen, thread.pid) or not is_waited_for(seen, thread.pid):
+            continue
+        if _meaning(seen, thread) == "queue":
+            return Named(
+                "queue of threads in another process",
+                f"process {thread.pid} has one thread, and it waits in a queue.Queue, which is for threads: a forked"
+                " child has a copy of its own, and no other thread is left that could put or get",
+                "use multiprocessing.Queue, or pipecap.get_context().Queue, between processes",
+            )
+        if _meaning(seen, thread) == "":
             return Named(
                 "lock held at fork",
                 f"process {thread.pid} has one thread, and it waits for a lock of the process: no thread is left that"
@@ -197,7 +207,7 @@ def _bounded(seen: Evidence, case: Case) -> Named | None:
 def waits_for(seen: Evidence, case: Case, pid: int) -> Thread | None:
     """Return a thread that waits for a process to end: one of the case, or of its parent, for no other child."""
     parent = seen.now.processes[pid].ppid
-    threads = [*case.threads]
+    threads = [thread for thread in case.threads if not serves(seen, thread.pid)]
     threads += [thread for thread in seen.blocked.values() if thread.pid == parent and (thread.wait.child or 0) > 0]
     return next((thread for thread in threads if thread.pid != pid and waits_for_end_of(seen, thread, pid)), None)
 
@@ -212,7 +222,7 @@ def _own_end(seen: Evidence, case: Case) -> Named | None:
         if mains & (seen.wakers.get(reader.tid) or set()) or seen.writers(file) != {reader.pid}:
             continue
         gone = [child.pid for child in seen.now.children(reader.pid) if child.state in "ZX"]
-        ended = f"; its child, {processes(gone)}, has ended" if gone else ""
+        ended = f"; of its children, {processes(gone)} ended" if gone else ""
         return Named(
             "end of file that cannot come",
             f"process {reader.pid} reads a {kind_of(file)} whose write end it holds itself"
@@ -350,7 +360,7 @@ def _idle(seen: Evidence, case: Case) -> Named:
             _NOTHING_FULL,
         )
     ended = [process.pid for pid in pids for process in seen.now.children(pid) if process.state in "ZX"]
-    gone = f" {processes(ended).capitalize()} has ended." if ended else ""
+    gone = f" Ended: {processes(ended)}." if ended else ""
     more = "" if seen.stacks else " pip install 'pipecap[stacks]' adds the Python lines, which would tell them apart."
     return Named(
         "waiting for a lock",

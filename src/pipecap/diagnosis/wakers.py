@@ -174,7 +174,7 @@ class _Wakers:
             # A lock of ours without an owner, or with one that has ended, is taken over by the waiter itself.
             return None if lock.owner is None else self._living_threads([self._outer(lock.owner, lock.memory)])
         if lock.memory not in self._sharing:
-            sharing = seen.now.tree(*self._mapping[lock.memory])
+            sharing = self._without_servers(seen.now.tree(*self._mapping[lock.memory]))
             unknown = self.unknown.may_share(sharing)
             self._sharing[lock.memory] = None if unknown else seen.now.threads_of(sharing)
         threads = self._sharing[lock.memory]

@@ -288,11 +288,11 @@ def wchan(path: str) -> str:
 
 
 # The signals whose handlers usually let a program go on. Python itself installs the one of SIGINT.
-_AWAITED = {"SIGALRM": 14, "SIGUSR1": 10, "SIGUSR2": 12, "SIGTERM": 15, "SIGCHLD": 17}
+_AWAITED = {"SIGHUP": 1, "SIGALRM": 14, "SIGUSR1": 10, "SIGUSR2": 12, "SIGTERM": 15, "SIGCHLD": 17}
 
 
 def handled(pid: int, proc: str) -> tuple[str, ...]:
-    """Return which of SIGALRM, SIGUSR1, SIGUSR2, SIGTERM and SIGCHLD a process has a handler for (SigCgt)."""
+    """Return which of SIGHUP, SIGALRM, SIGUSR1, SIGUSR2, SIGTERM and SIGCHLD a process has a handler for (SigCgt)."""
     try:
         caught = int(status(f"{proc}/{pid}")["SigCgt"], 16)
     except (OSError, KeyError, ValueError):
