@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="hundreds of thousands of random steps against the kernel, in minutes: add -o faulthandler_timeout=0",
     )
     parser.addoption(
+        "--all-programs",
+        action="store_true",
+        help="every program of tests/hanging and tests/healthy, not one or two of each kind",
+    )
+    parser.addoption(
         "--kill-matrix",
         action="store_true",
         help="100 kills in every cell of tests/test_kills.py, in an hour or two: add -o faulthandler_timeout=0",

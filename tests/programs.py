@@ -308,6 +308,29 @@ HEALTHY: Final = (
 )
 
 
+# One or two of each kind, for the default suite; --all-programs runs the others, too.
+SAMPLE: Final = frozenset(
+    """
+    join_before_get join_before_get_pipecap forkserver_join_before_get process_join_in_a_thread pool_join_before_get
+    executor_shutdown_before_get put_of_a_bounded_queue put_of_a_bounded_queue_pipecap wait_for_any_child
+    splice_before_the_reader sendfile_to_a_socketpair epoll_for_room_in_a_socketpair select_for_room
+    exit_with_unread_items_child both_send_first_pipes both_send_first_socketpair asyncio_drain popen_wait
+    stderr_not_read node_parent_stderr stdio_server_stderr queue_handler_without_listener logger_lock_and_queue_thread
+    spawned_child_dies_before_its_arguments joinable_worker_raised joinable_worker_raised_pipecap
+    pool_worker_killed_mid_task killed_with_read_lock pool_dead_reader_and_big_tasks lock_held_at_fork
+    end_of_file_held_by_the_reader siblings_inherit_write_ends grandchild_keeps_stdout recv_after_child_died_pipecap
+    both_receive request_kept_in_a_buffer get_that_nobody_feeds fifo_open_order
+
+    slow_stock_200kb_2s slow_pipecap_2mb_2s slow_shell_200kb_2s training_loop_of_slow_steps pager_on_a_terminal
+    alarm_ends_the_join self_pipe_read event_until_sigint semaphore locks_in_a_cycle_beside_unread_items wakeup_fd
+    asyncio_until_sigterm pause_beside_idle_pool sigwait_beside_idle_executor idle_pool idle_pool_beside_unread_items
+    idle_pool_pipecap idle_executor idle_forkserver idle_asyncio idle_queue_listener idle_pipecap_workers
+    node_parent_idle get_with_a_time_limit get_of_an_empty_pipecap_queue join_of_a_pipecap_joinable_queue
+    prefork_server jobserver tail_and_grep fifo_daemon_opens server_in_debugger
+    """.split()
+)
+
+
 @contextmanager
 def running(path: Path) -> Iterator[subprocess.Popen[str]]:
     """Run a program up to `ready`, in a session of its own; kill all of the session in the end."""

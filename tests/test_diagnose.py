@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from children import wait_until
-from programs import HANGING, HEALTHY, HERE, Hanging, Healthy, running, steady
+from programs import HANGING, HEALTHY, HERE, SAMPLE, Hanging, Healthy, running, steady
 from scenes import hung, hung_text
 
 import pipecap
@@ -23,9 +23,11 @@ PATIENCE = 0.5
 
 
 @pytest.mark.parametrize("program", HANGING, ids=lambda program: program.name)
-def test_a_hang_is_found_and_named_and_freed_where_that_is_promised(program: Hanging) -> None:
+def test_a_hang_is_found_and_named_and_freed_where_that_is_promised(
+    program: Hanging, request: pytest.FixtureRequest
+) -> None:
     """Verdict, words and promise of each; then rescue() does what the finding promised, by the same rule."""
-    require(program.needs)
+    require(program, request)
     with running(program.path) as child:
         steady(child.pid)
         found = pipecap.diagnose(child.pid, window=WINDOW, patience=PATIENCE)
@@ -50,16 +52,18 @@ def test_a_hang_is_found_and_named_and_freed_where_that_is_promised(program: Han
 @pytest.mark.parametrize("program", HEALTHY, ids=lambda program: program.name)
 def test_a_program_that_can_continue_is_not_accused(program: Healthy, request: pytest.FixtureRequest) -> None:
     """--thorough takes a hundred samples."""
-    require(program.needs)
+    require(program, request)
     with running(program.path) as child:
         for _ in range(100 if request.config.getoption("--thorough") else 1):
             found = pipecap.diagnose(child.pid, window=WINDOW)
             assert {finding.verdict for finding in found.findings} <= {"idle", "busy", *program.allowed}, found
 
 
-def require(needs: tuple[str, ...]) -> None:
-    """Skip what takes a command that is not installed."""
-    for command in needs:
+def require(program: Hanging | Healthy, request: pytest.FixtureRequest) -> None:
+    """Skip what takes a command that is not installed, and what one of its kind stands for in the default suite."""
+    if program.name not in SAMPLE and not any(map(request.config.getoption, ("--all-programs", "--thorough"))):
+        pytest.skip("another program of its kind stands for it: --all-programs runs it, too")
+    for command in program.needs:
         installed = find_program() if command == "py-spy" else shutil.which(command)
         if not installed:
             pytest.skip(f"{command} is not installed")

@@ -56,7 +56,8 @@ def test_the_documented_example_reads_like_this() -> None:
         " it, and that waits for process 20 to exit",
         "  cause: process 10 should read the full pipe, and waits for process 20 to exit instead",
         "  fix: get the items before join()",
-        "  without a restart: python -m pipecap rescue 10 gives it room to go on, by growing what the blocked write needs",
+        "  without a restart: python -m pipecap rescue 10 gives it room to go on, by growing what the blocked"
+        " write needs",
         "  proof: each thread can be woken only by those drawn under it or named there, and none of them moves:",
         "    [1] thread 21 of process 20: write(fd 4, 1,000,009 bytes) on pipe:[991]",
         "    ├─ [2] process 10: wait4(20)",
@@ -170,7 +171,6 @@ def test_a_stall_claims_no_proof() -> None:
     written = "\n".join(text.describe(stall))
     assert "proof" not in written
     assert "gives it room to go on" in written
-    assert "gives it room" not in written
 
 
 def test_a_full_pipe_that_moves_is_no_problem() -> None:
