@@ -12,6 +12,7 @@ from pipecap.diagnosis.find import Case, Found, Key, find
 from pipecap.diagnosis.finding import VERDICTS, Diagnosis, Finding, Moving, Party, PipeNow, Place
 from pipecap.diagnosis.growth import plan
 from pipecap.diagnosis.movement import PATIENCE, Movement
+from pipecap.diagnosis.named import Named
 from pipecap.errors import AccessDenied, ProcessGone
 from pipecap.kernel.limits import limits
 from pipecap.proc import procfs, snapshot, sockets, stacks
@@ -225,9 +226,7 @@ def _finding(seen: Evidence, case: Case, moving: Moving | None, pid: int | None)
     )
 
 
-def _rescue(
-    case: Case, named: patterns.Named, pipes: Sequence[PipeNow], shown: Sequence[Party], pid: int
-) -> tuple[bool, str]:
+def _rescue(case: Case, named: Named, pipes: Sequence[PipeNow], shown: Sequence[Party], pid: int) -> tuple[bool, str]:
     """Return whether growing can free it, as far as can be told without trying, and how or why not."""
     if named.no_growth:
         return False, named.no_growth

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from pipecap.diagnosis import waits
 from pipecap.diagnosis.evidence import Evidence, pids
 from pipecap.diagnosis.find import Case
 from pipecap.diagnosis.finding import Party, PipeNow
+from pipecap.diagnosis.named import waits_for
 from pipecap.kernel.pipes import PipeState
 from pipecap.proc import stacks
 from pipecap.proc.files import Fifo, File, Pipe, Socket
@@ -45,7 +45,7 @@ def _in_order(seen: Evidence, case: Case) -> Iterator[tuple[Thread, Role]]:
             yield thread, "reader"
     if not case.writers:
         yield from ((thread, "reader") for thread in case.threads if seen.awaited(thread) and thread.tid == thread.pid)
-        waiters = (waits.waits_for(seen, case, pid) for pid in pids(case.threads))
+        waiters = (waits_for(seen, case, pid) for pid in pids(case.threads))
         yield from ((thread, "waits") for thread in waiters if thread is not None)
     border, known = [*first], {thread.tid for thread in first}
     while border:  # along the graph, main threads before others

@@ -5,30 +5,15 @@ Pure: out of the evidence, nothing is read here. Hangs without a full pipe: wait
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-
 from pipecap.diagnosis import lines
 from pipecap.diagnosis.evidence import Evidence
 from pipecap.diagnosis.find import Case
 from pipecap.diagnosis.finding import Moving
-from pipecap.proc.files import File, PidFd, Socket
+from pipecap.diagnosis.named import Named, is_child, is_python, kind_of, waits_for_end_of
+from pipecap.diagnosis.outputs import output_not_read, reads_something_else, stream
+from pipecap.proc.files import File, Socket
 from pipecap.proc.snapshot import Thread
 from pipecap.words import amount, processes
-
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
-_STREAMS = {_STDOUT: "stdout", _STDERR: "stderr"}
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A pattern, its cause, its fix; `no_growth` says why no growing of a pipe helps, empty where it does."""
-
-    pattern: str
-    cause: str
-    fix: str
-    no_growth: str = ""
-
 
 _DRAIN = (
     "get the items before join(): `for item in pipecap.drain(queue, [process])`, or queue.get(), then process.join()"
@@ -49,7 +34,7 @@ def name(seen: Evidence, case: Case) -> Named:
         _both_send,
         _waits_for_exit,
         _same_process,
-        _reads_something_else,
+        reads_something_else,
         _waits_for_lock,
     ):
         named = rule(seen, case, writer, file)
@@ -85,11 +70,6 @@ def slow(seen: Evidence, case: Case, moving: Moving | None) -> Named:
         "none if that is the work; else more readers, or larger batches: pipecap tune",
         "it moves: a larger pipe would be full as soon",
     )
-
-
-def kind_of(file: File) -> str:
-    """Return what a file is called in a sentence."""
-    return "socketpair" if isinstance(file, Socket) else "pipe"
 
 
 def _first(seen: Evidence, case: Case) -> Thread:
@@ -136,11 +116,6 @@ def _fifo(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | Non
     return None
 
 
-def serves(seen: Evidence, pid: int) -> bool:
-    """Whether it is a process of multiprocessing's own, which only cleans up."""
-    return "multiprocessing.resource_tracker" in seen.now.processes[pid].command
-
-
 def _read_lock_lost(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
     """Those that could read wait for a lock, and have no write end of the pipe: it is its read lock."""
     waiters = [
@@ -179,9 +154,9 @@ def _both_send(seen: Evidence, case: Case, writer: Thread, file: File) -> Named 
                     "read stdout while you write: Process.communicate(), or a task that reads beside `await"
                     " stdin.drain()`"
                 )
-            elif _is_child(seen, writer, other.pid) or _is_child(seen, other, writer.pid):
+            elif is_child(seen, writer, other.pid) or is_child(seen, other, writer.pid):
                 fix = "read while you write, or let another thread or process do one of the two"
-                parent = other if _is_child(seen, writer, other.pid) else writer
+                parent = other if is_child(seen, writer, other.pid) else writer
                 if is_python(seen, parent.pid):
                     fix = "read while you write: Popen.communicate(input), or a thread for one of the two"
             return Named(
@@ -200,14 +175,6 @@ def _is_asyncio(seen: Evidence, thread: Thread) -> bool:
     return thread.wait.call.startswith("epoll") and is_python(seen, thread.pid)
 
 
-def is_python(seen: Evidence, pid: int) -> bool:
-    """Whether a process runs Python, by its command."""
-    words = seen.now.processes[pid].command.split() or [""]
-    return "python" in words[0].rpartition("/")[2] or any(
-        thread.tid in seen.stacks for thread in seen.now.processes[pid].threads
-    )
-
-
 def _waits_for_exit(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
     """Name it where a process that should read waits until the writer's process has ended, or one behind it."""
     behind = sorted({thread.pid for thread in case.threads if thread.pid != writer.pid})
@@ -218,8 +185,8 @@ def _waits_for_exit(seen: Evidence, case: Case, writer: Thread, file: File) -> N
         ended = next((pid for pid in (writer.pid, *behind) if waits_for_end_of(seen, thread, pid)), None)
         if ended is None:
             continue
-        if _is_child(seen, writer, thread.pid) and stream(writer):
-            return _output_not_read(seen, writer, file, thread.pid, f"waits for {writer.pid} to exit instead")
+        if is_child(seen, writer, thread.pid) and stream(writer):
+            return output_not_read(seen, writer, file, thread.pid, f"waits for {writer.pid} to exit instead")
         return Named(
             "join before get",
             f"process {thread.pid} should read the full {kind_of(file)}, and waits for process {ended} to exit instead"
@@ -227,24 +194,6 @@ def _waits_for_exit(seen: Evidence, case: Case, writer: Thread, file: File) -> N
             _DRAIN if is_python(seen, thread.pid) else "read the pipe to its end before waiting for the process",
         )
     return None
-
-
-def waits_for_end_of(seen: Evidence, thread: Thread, pid: int) -> bool:
-    """Whether a thread waits until a process has ended: by wait4, a pidfd, or a pipe that only that one keeps open."""
-    files = [seen.file(thread, each) for each in thread.wait.fds]
-    if thread.wait.kind == "child" or PidFd(pid) in files:
-        return any(tid in seen.blocked and seen.blocked[tid].pid == pid for tid in seen.wakers.get(thread.tid) or ())
-    written = {seen.written(other) for other in seen.blocked.values() if other.pid == pid}
-    # multiprocessing's sentinel: a pipe that the child holds open and never writes to.
-    wakers = seen.wakers.get(thread.tid) or set()
-    if not wakers or not wakers <= seen.now.threads_of([pid]) or written & {*files}:
-        return False
-    return any(_is_sentinel(seen, pid, file) for file in seen.awaited(thread))
-
-
-def _is_sentinel(seen: Evidence, pid: int, file: File) -> bool:
-    ends = [end for holder, end in seen.holders.get(file, ()) if holder == pid]
-    return all(end.writes and end.fd > _STDERR for end in ends)
 
 
 def _same_process(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
@@ -312,74 +261,6 @@ def _may_wait_for_a_lock(seen: Evidence, thread: Thread) -> bool:
     return bool(stack) and lines.meaning(stack or ()) == "" if seen.stacks else True
 
 
-def _reads_something_else(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
-    """Name it where the process that should read this pipe reads another one: stdout, while stderr is full."""
-    full = stream(writer)
-    if not full:
-        return None
-    other = "stdout" if full == "stderr" else "stderr"
-    for thread in seen.blocked.values():
-        if thread.pid in seen.readers(file) and thread.pid != writer.pid:
-            files = seen.awaited(thread)
-            if file not in files and any(writer.pid in seen.writers(each) for each in files):
-                named = _output_not_read(seen, writer, file, thread.pid, f"reads its {other} first")
-                return Named(f"{full} not read", named.cause, named.fix)
-    readers = seen.readers(file) - {writer.pid}
-    if any(_is_child(seen, writer, pid) for pid in readers):
-        return _output_not_read(seen, writer, file, next(iter(sorted(readers))), "does not")
-    return Named(
-        "output not read",
-        f"process {writer.pid} writes to its {full}, a full {kind_of(file)}; what should read it,"
-        f" {processes(readers)}, does not",
-        "look at what the next command of the pipeline waits for: `pipecap doctor` it, or py-spy dump",
-    )
-
-
-def _output_not_read(seen: Evidence, writer: Thread, file: File, reader: int, instead: str) -> Named:
-    """Name a parent that does not read what its child writes; the fix fits how the two talk."""
-    full = stream(writer)
-    if _still_asks(seen, writer, reader):
-        if is_python(seen, reader):
-            how = f"{full}=subprocess.DEVNULL, a file, or None (the parent's own)"
-        else:
-            how = "the parent's own (node: stdio 'inherit'), a file, or 'ignore'"
-        fix = (
-            f"it answers requests, so neither communicate() nor mixing {full} into the answers fits: read {full} in a"
-            f" thread or task of its own, or send it elsewhere: {how}"
-        )
-    elif is_python(seen, reader):
-        fix = f"Popen.communicate() reads both; or {full}=subprocess.STDOUT, subprocess.DEVNULL or a file"
-        if full == "stdout":
-            fix = "Popen.communicate() instead of wait(); or send the output to a file or to subprocess.DEVNULL"
-    else:
-        fix = f"read {full} to its end before waiting for process {writer.pid}; or send it to a file or to /dev/null"
-    return Named(
-        "output not read",
-        f"process {writer.pid} writes to its {full}, a full {kind_of(file)}; process {reader} should read it, and"
-        f" {instead}",
-        fix,
-    )
-
-
-def _still_asks(seen: Evidence, writer: Thread, reader: int) -> bool:
-    """Whether the parent holds the other ends of the child's stdin and stdout, so that it can send requests."""
-    process = seen.process(writer)
-    stdin, stdout = process.end(_STDIN), process.end(_STDOUT)
-    if stdin is None or stdout is None:
-        return False
-    return reader in seen.writers(stdin.file) and reader in seen.readers(stdout.file)
-
-
-def stream(writer: Thread) -> str:
-    """Return "stdout" or "stderr" where a process's main thread writes to that; else nothing."""
-    fd = writer.wait.fds[0].fd if writer.wait.fds and writer.tid == writer.pid else -1
-    return _STREAMS.get(fd, "")
-
-
-def _is_child(seen: Evidence, thread: Thread, pid: int) -> bool:
-    return seen.process(thread).ppid == pid
-
-
 def _waits_for_lock(seen: Evidence, case: Case, writer: Thread, file: File) -> Named | None:
     """Those that could read wait for a lock: say what may own it."""
     for thread in case.threads:
@@ -395,14 +276,4 @@ def _waits_for_lock(seen: Evidence, case: Case, writer: Thread, file: File) -> N
                 f" {owner}",
                 "receive results while sending tasks, so that the writer under the lock can go on",
             )
-    return None
-
-
-def unread_bytes(seen: Evidence, pids: Collection[int], files: Iterable[File]) -> tuple[File, int] | None:
-    """Return a pipe with unread bytes that all of some processes could read, and nothing reads."""
-    reading = {file for thread in seen.blocked.values() for file in seen.awaited(thread)}
-    for file in sorted(files, key=str):
-        unread = seen.unread(file)
-        if unread and {*pids} <= seen.readers(file) and file not in reading:
-            return file, unread
     return None
