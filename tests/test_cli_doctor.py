@@ -38,5 +38,6 @@ def test_json_has_the_same() -> None:
 def test_bad_input_is_one_line() -> None:
     assert_one_line_of_trouble(pipecap_command("doctor", str(2**22 + 1)), 1, "no process")
     assert_one_line_of_trouble(pipecap_command("doctor", "-1"), 2)
-    assert_one_line_of_trouble(pipecap_command("doctor", "0"), 2, "no PID")
+    for text in ("0", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 30, "1.5", "0x10", ""):
+        assert_one_line_of_trouble(pipecap_command("doctor", text), 2, "no PID")
     assert_one_line_of_trouble(pipecap_command("doctor", str(os.getpid()), "--window", "0"), 2)

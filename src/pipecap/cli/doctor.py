@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pipecap.cli import arguments
 from pipecap.cli.render import Line, answer
 from pipecap.diagnosis import text
 from pipecap.diagnosis.diagnose import WINDOW, diagnose
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pid",
         metavar="PID",
         nargs="?",
-        type=pid_argument,
+        type=arguments.pid,
         help="a process; its descendants too (default: all of yours)",
     )
     parser.add_argument(
@@ -47,27 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def pid_argument(text: str) -> int:
-    """PID: a positive number."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no PID")
-    return int(text)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Diagnose; status 3 for a deadlock or a stall, unless --fail-on says otherwise."""
-    progress = Progress("observing") if sys.stderr.isatty() and not arguments.json else None
+    progress = Progress("observing") if sys.stderr.isatty() and not options.json else None
     found = diagnose(
-        arguments.pid,
-        window=arguments.window,
-        patience=arguments.patience,
-        stacks=arguments.stacks,
+        options.pid,
+        window=options.window,
+        patience=options.patience,
+        stacks=options.stacks,
         progress=progress,
     )
     if progress is not None:
         progress.clear()
-    answer("doctor", found.to_dict(), blocks(found), as_json=arguments.json)
-    failing = PROBLEMS[: PROBLEMS.index(arguments.fail_on) + 1] if arguments.fail_on != "never" else ()
+    answer("doctor", found.to_dict(), blocks(found), as_json=options.json)
+    failing = PROBLEMS[: PROBLEMS.index(options.fail_on) + 1] if options.fail_on != "never" else ()
     return PROBLEM if any(finding.verdict in failing for finding in found.findings) else 0
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
+from pipecap.cli import arguments
 from pipecap.cli.render import WIDTH, Block, Line, Table, answer
 from pipecap.cli.trouble import complain, printable
 from pipecap.diagnosis import evidence, text
@@ -39,26 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Declare PID..."""
-    parser.add_argument("pids", metavar="PID", nargs="*", type=_pid, help="default: all that may be read")
+    parser.add_argument("pids", metavar="PID", nargs="*", type=arguments.pid, help="default: all that may be read")
     parser.add_argument("--tree", action="store_true", help="also their descendants")
     parser.add_argument("--all", action="store_true", help="also the pipes that this command itself holds")
 
 
-def _pid(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no PID")
-    return int(text)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Look twice and show; status 1 if a process could not be looked into."""
-    return show(arguments, arguments.window)
+    return show(options, options.window)
 
 
-def show(arguments: argparse.Namespace, window: float) -> int:
+def show(options: argparse.Namespace, window: float) -> int:
     """Answer `ps`."""
     require_seconds("window", window, usual=WINDOW, zero=True)
-    looks = Looks(arguments.pids, tree=arguments.tree)
+    looks = Looks(options.pids, tree=options.tree)
     begin, before = time.monotonic(), snapshot.take()
     found, judged = looks.look(before), None
     if window and looks.scope:
@@ -66,14 +61,14 @@ def show(arguments: argparse.Namespace, window: float) -> int:
         now = snapshot.take()
         found = looks.look(now)
         judged = judge(evidence.compare(before, now, window), looks.scope, None)
-    if arguments.json:
+    if options.json:
         found = Listing(found.pipes, (*found.unknown, *map(str, looks.failed)))
     else:
         for error in looks.failed:
             complain(error)
-    pipes = found.pipes if arguments.all else tuple(pipe for pipe in found.pipes if not _is_our_own(pipe))
+    pipes = found.pipes if options.all else tuple(pipe for pipe in found.pipes if not _is_our_own(pipe))
     shown = [*_blocks(Listing(pipes, found.unknown)), *_verdict(pipes, judged)] if looks.scope else []
-    answer("ps", found.to_dict(), shown, as_json=arguments.json)
+    answer("ps", found.to_dict(), shown, as_json=options.json)
     return 1 if looks.failed else 0
 
 

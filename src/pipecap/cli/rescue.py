@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipecap.cli.doctor import pid_argument
+from pipecap.cli import arguments
 from pipecap.cli.render import Block, Line, Table, answer
 from pipecap.diagnosis.diagnose import WINDOW
 from pipecap.diagnosis.rescue import Rescue, Step, rescue
@@ -12,17 +12,17 @@ from pipecap.diagnosis.rescue import Rescue, Step, rescue
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the process, and whether anything is done."""
-    parser.add_argument("pid", metavar="PID", type=pid_argument, help="a process; its descendants too")
+    parser.add_argument("pid", metavar="PID", type=arguments.pid, help="a process; its descendants too")
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument(
         "--window", metavar="SECONDS", type=float, default=WINDOW, help="between the two looks (default: %(default)s)"
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Rescue; status 1 where something still hangs."""
-    found = rescue(arguments.pid, dry_run=arguments.dry_run, window=arguments.window)
-    answer("rescue", found.to_dict(), _blocks(found), as_json=arguments.json)
+    found = rescue(options.pid, dry_run=options.dry_run, window=options.window)
+    answer("rescue", found.to_dict(), _blocks(found), as_json=options.json)
     return 1 if found.freed is False or (found.dry_run and found.left and not found.steps) else 0
 
 
