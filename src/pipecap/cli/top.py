@@ -28,7 +28,7 @@ from pipecap.proc.listing import Listing, LivePipe, Looks
 
 TYPE_CHECKING = False  # typing takes 2 ms to load, rich more, and only a terminal needs it
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Literal, Self
 
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -77,107 +77,94 @@ def _watch(looks: Looks, first: Listing, seen: Snapshot, begin: float, interval:
 
     console = Console(file=sys.stdout, highlight=False)
     screen = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-    ending = _Ending()
-    with ending, _keys() as keys, screen as live:
+    with _Ending() as ending, _keys(ending) as keys, screen as live:
         live.update(_Screen(looks, first, None, interval), refresh=True)
         before, movement = seen, Movement()
-        with suppress(_Ended):
-            while not ending.number:
-                with ending.at_once():
-                    if keys.quit_within(interval - (time.monotonic() - begin)):
-                        break
-                begin = time.monotonic()
-                now = snapshot.take()
-                listing = looks.look(now)
-                pair = evidence.compare(before, now, interval)
-                found = diagnose.judge(pair, looks.scope, None, stacks=False, movement=movement)
-                before = now
-                live.update(_Screen(looks, listing, found, interval), refresh=True)
+        while not keys.ends_within(interval - (time.monotonic() - begin)):
+            begin = time.monotonic()
+            now = snapshot.take()
+            listing = looks.look(now)
+            pair = evidence.compare(before, now, interval)
+            found = diagnose.judge(pair, looks.scope, None, stacks=False, movement=movement)
+            before = now
+            live.update(_Screen(looks, listing, found, interval), refresh=True)
     return 0 if ending.number in (0, signal.SIGINT) else 128 + ending.number
 
 
 # ---- how it ends ----
 
 
-class _Ended(BaseException):
-    """A signal came: no error, and not for anybody on the way to catch."""
-
-
 class _Ending:
-    """Takes the signals that end it.
+    """The signals that end it: each makes a pipe readable (signal.set_wakeup_fd), and interrupts nothing else.
 
-    They interrupt nothing but the wait for the next sample; a sample that is under way is finished first.
+    A sample that is under way is finished first.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        self._at_once = False
         self._before: dict[signal.Signals, object] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
+        self.woken, self._wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woke_before = signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         for number in _ENDED_BY:
             self._before[number] = signal.signal(number, self._note)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type] # what signal() gave
+        signal.set_wakeup_fd(self._woke_before)
+        os.close(self._wakes)
+        os.close(self.woken)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.number = number
-        if self._at_once:
-            self._at_once = False  # only one, or the next would come while the first ends it
-            raise _Ended
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Let a signal end what runs here."""
-        self._at_once = True
-        try:
-            if not self.number:  # else it came just before
-                yield
-            else:
-                raise _Ended
-        finally:
-            self._at_once = False
 
 
 class _Keys:
-    """The keyboard, None where stdin is no terminal."""
+    """The keyboard, None where stdin is no terminal, and the signals."""
 
-    def __init__(self, fd: int | None) -> None:
+    def __init__(self, fd: int | None, ending: _Ending) -> None:
         self._fd = fd
+        self._ending = ending
 
-    def quit_within(self, seconds: float) -> bool:
-        """Wait for so long; whether a `q` came, or the terminal has gone."""
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for some seconds; return whether a `q` or a signal came, or the terminal has gone."""
         end = time.monotonic() + seconds
-        while True:
+        watched = [self._ending.woken, *([] if self._fd is None else [self._fd])]
+        while not self._ending.number:
             left = max(0.0, end - time.monotonic())
-            if select.select([] if self._fd is None else [self._fd], [], [], left)[0] and self._fd is not None:
+            ready = select.select(watched, [], [], left)[0]
+            if self._fd in ready and self._fd is not None:
                 try:
                     typed = os.read(self._fd, 64)
                 except OSError:
                     typed = b""
                 if not typed or b"q" in typed.lower():
                     return True
+            elif self._ending.woken in ready:
+                os.read(self._ending.woken, 64)  # other signals make it readable, too
             elif not left or time.monotonic() >= end:
                 return False
+        return True
 
 
 @contextmanager
-def _keys() -> Iterator[_Keys]:
+def _keys(ending: _Ending) -> Iterator[_Keys]:
     """Have keys at once and unechoed, and no Ctrl-Z, which would leave the terminal as it is now; put all back."""
     fd = 0
     try:
         before = termios.tcgetattr(fd)
     except termios.error:
-        yield _Keys(None)
+        yield _Keys(None, ending)
         return
     try:
         tty.setcbreak(fd, termios.TCSANOW)
         now = termios.tcgetattr(fd)
         now[6][termios.VSUSP] = b"\0"
         termios.tcsetattr(fd, termios.TCSANOW, now)
-        yield _Keys(fd)
+        yield _Keys(fd, ending)
     finally:
         with suppress(termios.error):  # the terminal has gone
             termios.tcsetattr(fd, termios.TCSANOW, before)

@@ -41,8 +41,8 @@ def watch(
     """Diagnose this process and its descendants every `interval` seconds, in a daemon thread, and log what hangs.
 
     Each deadlock and each stall is logged once on the logger "pipecap" at WARNING: the pipe, who waits for whom, the
-    cause, the fix. A deadlock is logged when it is seen, a stall when a second look sees it, too; one that went away
-    and comes back is new. Then `on_finding` is called with it, in the same thread. What fails there is logged once.
+    cause, the fix. One that went away and comes back is new. Then `on_finding` is called with it, in the same thread.
+    What fails there is logged once.
 
     Each look lists all processes of /proc twice, `window` seconds apart. The lines of this process's own threads come
     from the interpreter; `stacks` gives those of its children by py-spy, which for a moment is a child of this process.
@@ -126,23 +126,16 @@ class Watch:
 
 
 class News:
-    """Tells which findings are new: a deadlock at first sight, a stall when seen twice in a row."""
+    """Says which findings are new. A stall has lasted for the patience of a diagnosis already."""
 
     def __init__(self) -> None:
-        self._before: set[Key] = set()
         self._told: set[Key] = set()
 
     def of(self, findings: tuple[Finding, ...]) -> list[Finding]:
-        """Take what one look has found, and give what is to be told."""
+        """Note what one diagnosis has found, and return what was not reported yet."""
         problems = {finding.key: finding for finding in findings if finding.problem}
-        self._told &= problems.keys()  # what went away is new when it comes back
-        new = [
-            finding
-            for key, finding in problems.items()
-            if key not in self._told and (finding.verdict == "deadlock" or key in self._before)
-        ]
-        self._told.update(finding.key for finding in new)
-        self._before = {*problems}
+        new = [finding for key, finding in problems.items() if key not in self._told]
+        self._told = {*problems}  # what went away is new when it comes back
         return new
 
 
