@@ -99,12 +99,20 @@ def _end_of_file(seen: Evidence, case: Case) -> Named | None:
                 for pid in sorted(seen.writers(file))
             ]
         )
+        fix = (
+            "close the write end there: os.close() after fork(), O_CLOEXEC, subprocess's close_fds=True (its default),"
+            " or pass_fds for the few that a child needs"
+        )
+        if seen.writers(file) == {waiter.pid}:
+            fix = (
+                f"close the write end in process {waiter.pid} before it waits: stdin.close() of the Popen, or"
+                " communicate(), which does both; os.close() of a pipe"
+            )
         return Named(
             "end of file that cannot come",
             f"process {reader.pid} reads a {kind_of(file)} to its end, which does not come while the write end is open"
             f" in {held}; process {waiter.pid} waits for {reader.pid} to exit",
-            "close the write end there: os.close() after fork(), O_CLOEXEC, subprocess's close_fds=True (its default),"
-            " or pass_fds for the few that a child needs",
+            fix,
         )
     return None
 
@@ -131,11 +139,11 @@ def _how(seen: Evidence, pid: int, waiter: int) -> str:
 
 
 def _answers(seen: Evidence, case: Case) -> Named | None:
-    """Two processes read from each other."""
+    """Name it where two processes read from each other."""
     readers = [*_reads(seen, case)]
     for one, file in readers:
         for other, back in readers:
-            if one.pid == other.pid or (_is_stdin(seen, one, file) and _is_stdin(seen, other, back)):
+            if one.pid == other.pid or file == back or (_is_stdin(seen, one, file) and _is_stdin(seen, other, back)):
                 continue  # two that read their input to its end, and inherited each other's write ends
             if other.pid in seen.writers(file) and one.pid in seen.writers(back):
                 return Named(
