@@ -90,7 +90,7 @@ def test_the_documents_are_valid(pipe: tuple[int, int], fifo: Path) -> None:
     try:
         with forked(lambda: os.write(pipe[1], b"x")) as child:
             wait_until_in("pipe_write", child.pid)
-            for arguments in ((str(child.pid),), (str(child.pid), "--window", "0"), ()):
+            for arguments in ((str(child.pid),), (str(child.pid), "--window", "0")):
                 document = pipecap_json("ps", *arguments)
                 VALIDATOR.validate(document)
                 assert str(fifo) in [row["name"] for row in document["pipes"]]

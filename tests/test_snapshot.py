@@ -705,7 +705,7 @@ def forbidden() -> set[str]:
 
 
 def look_as(uid: int, pid: int | None) -> Diagnosis:
-    return in_child(lambda: diagnose(pid, window=0.1), become=lambda: become_unprivileged(uid))
+    return in_child(lambda: diagnose(pid, window=0.1, patience=0.3), become=lambda: become_unprivileged(uid))
 
 
 def test_the_user_who_runs_it_needs_no_more_rights() -> None:
@@ -719,7 +719,7 @@ def test_the_user_who_runs_it_needs_no_more_rights() -> None:
         assert [finding.parties for finding in everything.findings] == [finding.parties for finding in found.findings]
     else:
         with running(pair()) as pid:
-            found = diagnose(pid, window=0.1)
+            found = diagnose(pid, window=0.1, patience=0.3)
     finding = only(found)
     assert (finding.verdict, finding.pattern) == ("deadlock", "join before get")
     assert not any(party.weak for party in finding.parties)
@@ -730,7 +730,7 @@ def test_the_user_who_runs_it_needs_no_more_rights() -> None:
 @needs_root
 def test_root_sees_what_belongs_to_others() -> None:
     with running(pair(unused_uid())) as pid:
-        found = diagnose(pid, window=0.1)
+        found = diagnose(pid, window=0.1, patience=0.3)
         (child,) = children_of(pid)
     finding = only(found)
     assert (finding.verdict, finding.pattern) == ("deadlock", "join before get")
@@ -769,7 +769,7 @@ def test_a_pipe_made_before_rights_were_dropped_may_not_be_opened_any_more(who: 
         os.waitpid(child, 0)
 
     with running(run) as pid:
-        found = diagnose(pid, window=0.1) if who == "root" else look_as(user, pid)
+        found = diagnose(pid, window=0.1, patience=0.3) if who == "root" else look_as(user, pid)
     finding = only(found)
     (pipe,) = finding.pipes
     if who == "root":
@@ -824,7 +824,7 @@ def test_a_reader_of_another_user_keeps_it_from_being_proven(session: str) -> No
     with running(run, ready=hung) as pid:
         (waiter,) = (child for child in children_of(pid) if children_of(child))
         wait_until_in("wait", waiter)
-        assert verdicts(diagnose(waiter, window=0.1)) == ["stall"]
+        assert verdicts(diagnose(waiter, window=0.1, patience=0.3)) == ["stall"]
         assert verdicts(look_as(user, waiter)) == ["stall"]
 
 
@@ -880,7 +880,7 @@ def test_a_reader_of_another_user_whose_supervisor_is_gone_will_read() -> None:
             wait_until(lambda: belonging_to(another))
             (waiter,) = (pid for pid in belonging_to(user) if children_of(pid))
             wait_until_in("wait", waiter)
-            assert verdicts(diagnose(waiter, window=0.1)) == ["stall"]
+            assert verdicts(diagnose(waiter, window=0.1, patience=0.3)) == ["stall"]
             assert verdicts(look_as(user, waiter)) == ["stall"]
     finally:
         for pid in belonging_to(user, another):
@@ -914,7 +914,7 @@ def test_who_holds_a_lock_may_be_one_who_may_not_be_looked_into() -> None:
         os.read(read_end, 1)
 
     with running(run, ready=lambda pid: "futex" in place(pid)) as pid:
-        assert "deadlock" not in verdicts(diagnose(pid, window=0.1))
+        assert "deadlock" not in verdicts(diagnose(pid, window=0.1, patience=0.3))
         assert "deadlock" not in verdicts(look_as(user, pid))
 
 
@@ -949,7 +949,7 @@ def look_through(directory: str, options: str, uid: int, pid: int | None) -> Dia
         mount_proc(directory, options)
         become_unprivileged(uid)
 
-    return in_child(lambda: diagnose(pid, window=0.1, proc=directory), become=become)
+    return in_child(lambda: diagnose(pid, window=0.1, patience=0.3, proc=directory), become=become)
 
 
 @needs_root
@@ -1034,7 +1034,7 @@ def test_a_reader_whose_first_thread_has_ended_will_read() -> None:
         )
 
     with running(run, ready=hung) as pid:
-        assert verdicts(diagnose(pid, window=0.1)) == ["stall"]
+        assert verdicts(diagnose(pid, window=0.1, patience=0.3)) == ["stall"]
 
 
 # ---- the real /proc: a container's PID namespace ----
@@ -1045,7 +1045,7 @@ NAMESPACE = ["unshare", *([] if is_root() else ["--user", "--map-root-user"]), "
 DIAGNOSE = """
 import json, sys
 from pipecap.diagnosis.diagnose import diagnose
-found = diagnose(int(sys.argv[1]), window=0.1)
+found = diagnose(int(sys.argv[1]), window=0.1, patience=0.3)
 print(json.dumps([[one.verdict, one.pattern, [party.pid for party in one.parties]] for one in found.findings]))
 """
 
@@ -1098,7 +1098,7 @@ def test_a_container_is_diagnosed_from_outside() -> None:
     """Its numbers are others in there; the parent waits for the one that it knows."""
     with in_a_container(JOIN_BEFORE_GET) as pid:
         wait_until_hung(pid)
-        finding = only(diagnose(pid, window=0.1))
+        finding = only(diagnose(pid, window=0.1, patience=0.3))
         (child,) = children_of(pid)
     assert (finding.verdict, finding.pattern) == ("deadlock", "join before get")
     assert {party.pid for party in finding.parties} >= {pid, child}  # and unshare, which waits for that
