@@ -146,6 +146,7 @@ def anonymous(text: str) -> str:
     text = re.sub(r"^  \[note\] .*\n(    (?!->).*\n)*", "", text, flags=re.MULTILINE)
     text = re.sub(r"\d+ s old, of \w+:", "some s old, of somebody:", text)
     text = re.sub(r"queues.py:\d+", "queues.py:1", text)
+    text = re.sub(r"observed for \d\.\d s", "observed for a while", text)
     names: dict[str, str] = {}
 
     def named(found: re.Match[str]) -> str:
