@@ -25,7 +25,7 @@ int pipecap_moves(struct pipecap_sender *sender, uint64_t *seen, int64_t round_e
     sender->stalled = consumed == *seen;
     sender->stalled_at = *seen;
     *seen = consumed;
-    *until = within(round_end, STALL_NS);
+    *until = by_itself(within(round_end, STALL_NS));
     return !sender->stalled && !is_past(round_end);
 }
 
@@ -33,10 +33,10 @@ static int64_t wait_until(struct pipecap_sender *sender, int64_t *until)
 {
     if (*until != NOT_YET_WAITING)
         return *until;
-    *until = sender->patience ? within(WITHOUT_LIMIT, sender->patience) : 0;
+    *until = sender->patience ? by_itself(within(WITHOUT_LIMIT, sender->patience)) : 0;
     if (sender->patient_until) {
         sender->seen = load64(&sender->member->shared->consumed);
-        *until = within(sender->patient_until, STALL_NS);
+        *until = by_itself(within(sender->patient_until, STALL_NS));
     }
     return *until;
 }

@@ -85,6 +85,12 @@ static inline int64_t within(int64_t deadline, int64_t length)
     return deadline & 1 ? end | 1 : end & ~(int64_t)1;
 }
 
+/* A deadline after which the call does something else than wait for another round: even, as one with a limit. */
+static inline int64_t by_itself(int64_t deadline)
+{
+    return deadline & ~(int64_t)1;
+}
+
 /* What a wait that ended without its event comes to. */
 static inline int round_over(int64_t deadline)
 {

@@ -101,7 +101,7 @@ static int wait_for_turn(struct pipecap_sender *sender, int64_t deadline)
         return 0;
     seen = load64(&sender->member->shared->consumed);
     round_end = within(deadline, ROUND_NS);
-    until = within(round_end, STALL_NS);
+    until = by_itself(within(round_end, STALL_NS));
     add(&sender->turn_waiters, 1);
     for (;;) {
         uint32_t before = load(&sender->changed);

@@ -16,9 +16,10 @@ from hosts import host
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipecap.diagnosis import diagnose, growth, patterns, rescue
+from pipecap.diagnosis import diagnose, growth, rescue
 from pipecap.diagnosis.find import Case
 from pipecap.diagnosis.finding import PROBLEMS, Diagnosis, Finding, Party, PipeNow, Verdict
+from pipecap.diagnosis.named import Named
 from pipecap.kernel.limits import PAGE_SIZE, HostLimits, limits
 from pipecap.proc import sockets
 
@@ -199,7 +200,7 @@ def test_what_a_finding_promises_a_dry_run_plans(
 ) -> None:
     """`rescuable`, the steps of a dry run and the plan of each pipe say the same, and give the same reason."""
     pipes, parties = hang
-    named = patterns.Named("made up", "cause", "fix", no_growth)
+    named = Named("made up", "cause", "fix", no_growth)
     case = Case(verdict, ())
     with (
         mock.patch.object(diagnose, "limits", return_value=of_host),

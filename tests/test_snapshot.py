@@ -296,11 +296,19 @@ def close_process(tree: Tree, pid: int) -> None:
 
 
 def test_one_that_shares_only_the_session_cannot_have_inherited_an_end(tree: Tree) -> None:
-    """It descends from no holder, and the holders' own ancestor has the pipe, so no earlier one made it."""
+    """It descends from no holder, and was there before them."""
     join_before_get(tree)
-    tree.process(OTHER, session=PARENT)
+    tree.process(OTHER, session=PARENT, start=1000)
     close_process(tree, OTHER)
     assert verdicts(unprivileged(tree.look)) == ["deadlock"]
+
+
+def test_one_that_was_started_later_in_the_session_could_hold_an_end(tree: Tree) -> None:
+    """What made the pipe for both may have ended, or closed it."""
+    join_before_get(tree)
+    tree.process(OTHER, session=PARENT, start=6000)
+    close_process(tree, OTHER)
+    assert verdicts(unprivileged(tree.look)) == ["stall"]
 
 
 def test_one_that_shares_the_session_of_orphans_could_hold_an_end(tree: Tree) -> None:

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -212,3 +213,20 @@ def test_a_limit_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
     assert sockets.largest(str(tmp_path)) is None
     (tmp_path / "sys/net/core/wmem_max").write_text("212992\n")
     assert sockets.largest(str(tmp_path)) == 425_984
+
+
+def test_looking_at_a_socket_of_another_process_leaves_it_blocking() -> None:
+    """O_NONBLOCK is on the open file description, which both share, and a default timeout is the caller's own."""
+    here, there = socket.socketpair()
+    with here, there, forked(signal.pause) as child:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(5.0)
+        try:
+            with sockets.duplicated(child.pid, here.fileno(), os.fstat(here.fileno()).st_ino):
+                pass
+        finally:
+            socket.setdefaulttimeout(before)
+        assert os.get_blocking(here.fileno())
+        assert not sockets.has_time_limit(child.pid, here.fileno(), os.fstat(here.fileno()).st_ino)
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("=qq", 20, 0))
+        assert sockets.has_time_limit(child.pid, here.fileno(), os.fstat(here.fileno()).st_ino)

@@ -90,7 +90,7 @@ def judge(
     if seen.stacks:
         found = find(seen)
         cases = _touching(found.cases, scope)
-    cases, moving = _settle(seen, cases, patience, progress, movement)
+    seen, cases, moving = _settle(seen, cases, patience, progress, movement)
     _note_log_writers(seen, cases)
     findings = [_finding(seen, case, moving.get(case.key), pid) for case in cases]
     findings.sort(key=lambda finding: VERDICTS.index(finding.verdict))
@@ -137,7 +137,7 @@ def _settle(
     patience: float,
     progress: Callable[[float], object] | None,
     movement: Movement | None,
-) -> tuple[list[Case], dict[Key, Moving]]:
+) -> tuple[Evidence, list[Case], dict[Key, Moving]]:
     """Observe the candidates for a stall: those that move are busy, if a pipe is full; else they are nothing.
 
     `movement`: what earlier samples have observed, of a caller that takes one after the other and does not wait.
@@ -153,19 +153,18 @@ def _settle(
         if observed.moved(case) is None and (movement is None or observed.unmoved(case) >= patience)
     }
     moving = {case.key: moved for case in candidates if (moved := observed.moved(case)) and case.writers}
-    if lasting and movement is None and patience >= seen.window:  # seen at the end, too
-        later = evidence.compare(seen.now, snapshot.take(proc=seen.now.proc, ignored=seen.now.ignored), patience)
+    if lasting and movement is None and patience >= seen.window:  # what is reported was so at the end, too
+        now = snapshot.take(proc=seen.now.proc, ignored=seen.now.ignored)
+        later = evidence.compare(seen.now, now, patience)
         later.stacks = seen.stacks
-        again = {case.key: case for case in find(later).cases}
-        cases = [again.get(case.key, case) if case.key in lasting else case for case in cases]
-        lasting &= again.keys()
+        seen, cases = later, _touching(find(later).cases, {thread.pid for case in cases for thread in case.threads})
     settled = []
     for case in cases:
         if case.key in moving:
             settled.append(Case("busy", case.threads, case.writers, case.files))
         elif not case.candidate or case.key in lasting:
             settled.append(case)
-    return settled, moving
+    return seen, settled, moving
 
 
 def _note_log_writers(seen: Evidence, cases: Collection[Case]) -> None:

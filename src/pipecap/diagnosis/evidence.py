@@ -30,9 +30,9 @@ State: TypeAlias = PipeState | SocketState | str
 class Lock:
     """What a thread waits for in shared memory.
 
-    `memory` names the mapping, empty where it may not be read; `offset` is the place in it. `word`: which word of a
-    queue of pipecap it is ("writing", "reading", "credits", "all_done"), empty for any other semaphore. `owner`: the
-    process that has taken it, where the word says so.
+    `memory` names the mapping, empty where any process may open it or it may not be read; `offset` is the place in it.
+    `word`: which word of a queue of pipecap it is ("writing", "reading", "credits", "all_done"), empty for any other
+    semaphore. `owner`: the process that has taken it, where the word says so.
     """
 
     memory: str
@@ -82,10 +82,12 @@ class Evidence:
         state = self.state(file)
         return None if state is None else state.unread
 
-    def is_full(self, file: File | None) -> bool:
+    def is_full(self, file: File | None, *, polled: bool = False) -> bool:
         """Whether a writer sleeps: no slot is free, or it could not be seen, as the writer sleeps all the same."""
         found = self.states.get(file) if file is not None else None
-        return found is not None if isinstance(found, str | None) else bool(found.full)
+        if isinstance(found, str):
+            return not polled
+        return found is not None and bool(found.full)
 
     # -- what a thread waits for --
 
@@ -104,7 +106,7 @@ class Evidence:
         if thread.wait.kind == "poll":
             files = (self.file(thread, each) for each in thread.wait.fds if each.writes)
             full = (file for file in files if isinstance(file, Pipe | Fifo | Socket))
-            return next((file for file in full if self.is_full(file)), None)
+            return next((file for file in full if self.is_full(file, polled=True)), None)
         return None
 
     def _only_full(self, thread: Thread) -> File | None:
@@ -138,10 +140,6 @@ class Evidence:
         """Return the processes that can write what is read from a file."""
         source = self.source(file) if file is not None else None
         return {pid for pid, end in self.holders.get(source, ()) if end.writes} if source is not None else set()
-
-    def first_thread(self, pid: int) -> Thread | None:
-        """Return the main thread of a process, if it is blocked."""
-        return self.blocked.get(pid)
 
 
 def gather(*, window: float, proc: str = "/proc", ignored: Collection[int] = ()) -> Evidence:
@@ -206,7 +204,9 @@ def _locks(seen: Evidence) -> Iterator[tuple[int, Lock]]:
         except OSError:
             yield thread.tid, Lock("", 0)
             continue
-        if place is not None:
+        if place is not None and place.is_named:
+            yield thread.tid, Lock("", 0)
+        elif place is not None:
             yield thread.tid, _lock(seen, thread, place)
 
 

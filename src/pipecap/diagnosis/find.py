@@ -17,8 +17,8 @@ from pipecap.diagnosis.evidence import Evidence
 from pipecap.diagnosis.finding import Verdict
 from pipecap.diagnosis.lines import meaning
 from pipecap.diagnosis.wakers import note_wakers
-from pipecap.proc import procfs
-from pipecap.proc.files import File, Pipe
+from pipecap.proc import procfs, sockets
+from pipecap.proc.files import File, Pipe, Socket
 from pipecap.proc.snapshot import Process, Thread
 from pipecap.proc.syscalls import Wait
 
@@ -92,12 +92,13 @@ def _cases(seen: Evidence, group: set[int], robust: set[int]) -> Iterator[Case]:
     writers = _by_number(seen, (tid for tid in group if seen.written(seen.blocked[tid]) is not None))
     if writers:
         core = graph.closure([thread.tid for thread in writers], seen.wakers)
-        yield _deadlock(seen, core, writers)
+        if not _ends_otherwise(seen, core):
+            yield _deadlock(seen, core, writers)
         return
     left = group & robust
     for part in graph.groups(left, seen.wakers):
         core = graph.core(part, seen.wakers)
-        if core and _has_work(seen, core) and not _is_self_pipe(seen, core):
+        if core and _has_work(seen, core) and not _is_self_pipe(seen, core) and not _ends_otherwise(seen, core):
             yield _deadlock(seen, core, ())
         left -= part if core else set()
     rest = _by_number(seen, group - robust)
@@ -117,6 +118,20 @@ def _has_work(seen: Evidence, core: set[int]) -> bool:
     if any(thread.wait.kind == "child" for thread in threads):
         return True
     return any(was_forked(seen, thread.pid) and is_waited_for(seen, thread.pid) for thread in threads)
+
+
+def _ends_otherwise(seen: Evidence, core: set[int]) -> bool:
+    """Whether a wait of a set ends by what its call does not show: a time limit of a socket, a traced process."""
+    threads = [seen.blocked[tid] for tid in core]
+    for thread in threads:
+        for each in thread.wait.fds if thread.wait.kind in ("read", "write") else ():
+            file = seen.file(thread, each)
+            if isinstance(file, Socket) and sockets.has_time_limit(thread.pid, each.fd, file.inode):
+                return True
+    waiters = {str(thread.pid) for thread in threads if thread.wait.kind == "child"}
+    return bool(waiters) and any(
+        procfs.tracer(process.pid, seen.now.proc) in waiters for process in seen.now.processes.values()
+    )
 
 
 def was_forked(seen: Evidence, pid: int) -> bool:

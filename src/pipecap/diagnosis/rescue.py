@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pipecap.diagnosis import growth
@@ -184,11 +185,11 @@ def _grow_pipe(hang: _Hang, step: Step) -> Step:
         was = pipes.capacity(fd)
         for attempt in range(_ATTEMPTS):
             try:
-                granted = pipes.resize(fd, max(step.wanted, was))
+                granted = pipes.resize(fd, max(step.wanted, pipes.capacity(fd)))
                 step = replace(step, refused="", limit=None)
                 break
             except ResizeRefused as error:
-                granted = pipes.resize(fd, step.wanted, best_effort=True)
+                granted = pipes.resize(fd, max(step.wanted, pipes.capacity(fd)), best_effort=True)
                 step = replace(step, refused=str(error), limit=error.limit or error.reason)
                 if error.reason != "quota" or attempt == _ATTEMPTS - 1:
                     break
@@ -220,9 +221,10 @@ def _file(hang: _Hang) -> Pipe | Fifo:
 def _path(hang: _Hang) -> str:
     """Find an end to open: of a writer, or, where its call may not be read, of anybody who holds one."""
     for pid in dict.fromkeys([*(writer.pid for writer in hang.writers), *hang.pipe.writers, *hang.pipe.readers]):
-        for each in procfs.descriptors(pid, "/proc"):
-            if each.link == hang.pipe.file:
-                return f"/proc/{pid}/fd/{each.fd}"
+        with suppress(OSError):  # it has ended
+            for each in procfs.descriptors(pid, "/proc"):
+                if each.link == hang.pipe.file:
+                    return f"/proc/{pid}/fd/{each.fd}"
     writer = hang.writers[0]
     return f"/proc/{writer.pid}/fd/{writer.fd}"
 

@@ -1,24 +1,26 @@
 """Who could end a wait without being seen: what keeps a proof from being one.
 
 A proof has to know all who hold an end of a pipe, or share a lock. An end is inherited at a fork, or passed through a
-socket (SCM_RIGHTS) or by pidfd_getfd(2). A process that may not be read can have inherited it if it descends from
-the lowest common ancestor of the known holders, which made the pipe or got it before them. That a descriptor was passed
-to it is a footnote: nothing short of reading all processes excludes it. Not seen at all: processes that share memory
-and are no threads (clone(2) with CLONE_VM alone).
+socket (SCM_RIGHTS) or by pidfd_getfd(2). A process that may not be read can have inherited it if it descends from the
+lowest common ancestor of the known holders, or was started in their session since that one was: the relative that made
+the pipe for both may have ended, or closed it. That a descriptor was passed to it is a footnote: nothing short of
+reading all processes excludes it. Not seen at all: processes that share memory and are no threads (clone(2) with
+CLONE_VM alone).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cached_property
 
 from pipecap.proc import peek, procfs, sockets
 from pipecap.proc.files import File, Pipe, Socket
-from pipecap.proc.snapshot import End, Process, Snapshot
+from pipecap.proc.snapshot import End, Snapshot
 
 _INIT = 1
+_SLACK = 200  # clock ticks: relatives are started about the same time
 # include/linux/proc_ns.h: PROC_PID_INIT_INO
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 
@@ -51,7 +53,7 @@ class UnknownHolders:
         holders = self._holders.get(file, [])
         if self._may_be_in_flight({pid for pid, _ in holders}):
             return True
-        maker = peek.owner(holders, proc=self._now.proc) if isinstance(file, Pipe) else None
+        maker = peek.owner(holders, proc=self._now.proc)
         return self._older_than_namespace(holders) or self.may_share({pid for pid, _ in holders}, maker)
 
     def may_share(self, pids: Collection[int], maker: int | None = None) -> bool:
@@ -69,12 +71,14 @@ class UnknownHolders:
         top = self._common_ancestor(known)
         above = set(self._ancestors(top)) if top is not None else set()
         sessions = {self._now.processes[pid].session for pid in known}
+        since = self._now.processes[top].start - _SLACK if top in self._now.processes else 0
         suspects = {
             process.pid
             for process in self._unreadable
             if process.pid != _INIT
             and (
-                (top in self._ancestors(process.pid) if top is not None else process.session in sessions)
+                (top is not None and top in self._ancestors(process.pid))
+                or (process.session in sessions and process.pid not in above and process.start >= since)
                 or (process.pid in above and process.uid == maker)
                 or changed
             )
@@ -96,10 +100,6 @@ class UnknownHolders:
             found.append(process.ppid)
             process = self._now.processes.get(process.ppid)
         return found
-
-    def unread(self) -> Iterator[Process]:
-        """Return the processes that may not be read."""
-        yield from self._unreadable
 
     @cached_property
     def _hides(self) -> bool:

@@ -26,6 +26,7 @@ class _Wakers:
         self._seen = seen
         self.unknown = UnknownHolders(seen.before, seen.now)
         self._mapping = mapping(seen)
+        self._awake: dict[int, int] = {}
         self._sharing: dict[str, set[int] | None] = {}
 
     def of_all(self) -> dict[int, set[int] | None]:
@@ -49,7 +50,7 @@ class _Wakers:
             case "child":
                 return self._children(thread)
             case "private futex":
-                return seen.now.threads_of([thread.pid], but=thread.tid)
+                return self._of_one_process(thread)
             case "shared futex":
                 return self._lock(thread)
         if thread.wait.weak:
@@ -62,6 +63,15 @@ class _Wakers:
                 return None
             found |= others
         return found
+
+    def _of_one_process(self, thread: Thread) -> set[int]:
+        """Return the other threads of a process, or of thousands one that is not blocked: that suffices."""
+        pid = thread.pid
+        if pid not in self._awake:
+            threads = (each.tid for each in self._seen.now.processes[pid].threads)
+            self._awake[pid] = next((tid for tid in threads if tid not in self._seen.blocked), 0)
+        awake = self._awake[pid]
+        return {awake} if awake else self._seen.now.threads_of([pid], but=thread.tid)
 
     def _polled(self, thread: Thread, watched: Watched) -> set[int] | None:
         """Return who could end a wait for one descriptor, to read, to write, or both."""
@@ -93,7 +103,10 @@ class _Wakers:
             case PidFd(pid):
                 return self._living_threads([pid])
             case EventFd():
-                return seen.now.threads_of((pid for pid, _ in seen.holders[file]), but=thread.tid)
+                holders = {pid for pid, _ in seen.holders[file]}
+                others = seen.now.threads_of(holders, but=thread.tid)
+                # The kernel signals some, and so may a signal handler of the only thread.
+                return None if not others or self.unknown.may_share(holders) else others
             case Pipe():
                 state = seen.states.get(file)
                 if not isinstance(state, PipeState) or state.unread:
@@ -167,8 +180,8 @@ class _Wakers:
         seen = self._seen
         lock = seen.locks.get(thread.tid)
         if lock is None:  # not in shared memory: a lock of its process
-            return seen.now.threads_of([thread.pid], but=thread.tid)
-        if not lock.memory:
+            return self._of_one_process(thread)
+        if not lock.memory or not self._mapping[lock.memory]:
             return None
         if lock.word in ("writing", "reading"):
             # A lock of ours without an owner, or with one that has ended, is taken over by the waiter itself.

@@ -154,6 +154,14 @@ def uptime(proc: str) -> float:
     return float(text(f"{proc}/uptime").split()[0])
 
 
+def tracer(pid: int, proc: str) -> str:
+    """Return the number of the process that traces one, "0" for none."""
+    try:
+        return status(f"{proc}/{pid}").get("TracerPid", "0")
+    except OSError:
+        return "0"
+
+
 def age(start: int, proc: str) -> float:
     """Return for how many seconds a process runs, by its start in clock ticks; 0.0 where that cannot be read."""
     try:
@@ -164,11 +172,11 @@ def age(start: int, proc: str) -> float:
 
 def user(uid: int) -> str:
     """Return the name of a user, or its number."""
-    import pwd
-
     try:
+        import pwd
+
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
+    except (ImportError, KeyError):
         return str(uid)
 
 
@@ -251,11 +259,19 @@ def pidfd(pid: int, fd: int, proc: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A place in shared memory: the file, by device and inode, and the offset; `is_pipecap`: a queue of pipecap's."""
+    """A place in shared memory: the file, by device and inode, and the offset.
+
+    `is_pipecap`: a queue of pipecap's. `is_named`: any process may open it by its name; those of multiprocessing's own
+    semaphores, which some start methods leave until exit, do not count.
+    """
 
     file: str
     offset: int
     is_pipecap: bool = False
+    is_named: bool = False
+
+
+_NAMELESS = ("/memfd:", "/dev/zero", "/SYSV", "/dev/shm/sem.mp-")
 
 
 def shared_mapping(pid: int, address: int, proc: str) -> Mapping | None:
@@ -268,7 +284,9 @@ def shared_mapping(pid: int, address: int, proc: str) -> Mapping | None:
                 if permissions[3] != "s":
                     return None
                 place = address - int(low, 16) + int(offset, 16)
-                return Mapping(f"{device}:{inode}", place, bool(name) and name[0].startswith("/memfd:pipecap"))
+                path = name[0].strip() if name else ""
+                is_named = path.startswith("/") and not path.startswith(_NAMELESS) and not path.endswith("(deleted)")
+                return Mapping(f"{device}:{inode}", place, path.startswith("/memfd:pipecap"), is_named)
     return None
 
 

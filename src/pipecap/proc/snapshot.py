@@ -257,8 +257,10 @@ def _unescaped(path: str) -> str:
 def _threads(pid: int, proc: str, machine: str, ignored: frozenset[int]) -> Iterator[Thread]:
     for tid in procfs.threads(pid, proc):
         if tid not in ignored:
-            with suppress(*_GONE):
+            try:
                 yield _thread(pid, tid, proc, machine)
+            except _GONE:  # it may have started another one, which is not listed
+                yield Thread(pid, tid, 0, "", "R", syscalls.RUNNING, "", "")
 
 
 def _thread(pid: int, tid: int, proc: str, machine: str) -> Thread:
@@ -274,9 +276,11 @@ def _thread(pid: int, tid: int, proc: str, machine: str) -> Thread:
     switches = ""
     if wait.rounds:
         line = ""
-        with suppress(PermissionError, KeyError):
+        try:
             moved = procfs.fields(f"{path}/io")
             switches = f"{moved['rchar']} {moved['wchar']}"
+        except (PermissionError, FileNotFoundError, KeyError):  # whether it moves bytes cannot be seen
+            wait = syscalls.Wait("unknown", wait.call)
     elif wait.kind in _BLOCKED:
         switches = procfs.status(path).get("voluntary_ctxt_switches", "")
     return Thread(pid, tid, seen.start, seen.name, seen.state, wait, line, switches)

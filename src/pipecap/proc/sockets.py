@@ -56,11 +56,26 @@ def duplicated(pid: int, fd: int, inode: int) -> Iterator[socket.socket]:
         os.close(process)
     if number < 0:
         raise OSError(-number, os.strerror(-number))
-    if os.fstat(number).st_ino != inode:
+    try:
+        if os.fstat(number).st_ino != inode:
+            raise FileNotFoundError(f"fd {fd} of process {pid}")
+        # With a type given, Python changes no flag of the open file description, which the other process shares.
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, fileno=number)
+    except OSError:
         os.close(number)
-        raise FileNotFoundError(f"fd {fd} of process {pid}")
-    with socket.socket(fileno=number) as end:
+        raise
+    with end:
         yield end
+
+
+def has_time_limit(pid: int, fd: int, inode: int) -> bool:
+    """Whether SO_RCVTIMEO or SO_SNDTIMEO of another process's socket ends its calls; no where that cannot be seen."""
+    try:
+        with duplicated(pid, fd, inode) as end:
+            options = (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
+            return any(any(end.getsockopt(socket.SOL_SOCKET, option, 16)) for option in options)
+    except OSError:
+        return False
 
 
 def largest(proc: str = "/proc") -> int | None:

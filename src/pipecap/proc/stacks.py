@@ -68,10 +68,14 @@ def _dump_all(program: str, pids: Sequence[int]) -> dict[int, dict[int, Stack] |
             answers[pid] = _dump(program, pid)
 
     threads = [threading.Thread(target=dump, args=(pid,), daemon=True) for pid in pids]
+    for pid, thread in zip(pids, threads, strict=True):
+        try:
+            thread.start()
+        except RuntimeError as error:  # at the interpreter's shutdown, or RLIMIT_NPROC
+            answers[pid] = f"py-spy does not run: {error}"
     for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
     return {pid: answers[pid] for pid in pids if pid in answers}
 
 

@@ -242,7 +242,7 @@ def _epoll(name: str, arguments: list[int], memory: Memory) -> Wait:
     watched = memory.epolled(_int(arguments[0]))
     if watched is None:
         return Wait("unknown", f"{name}() of descriptors that may not be read")
-    return Wait("poll", f"{name}({_named(watched)})", watched, masked=name != "epoll_wait" and bool(arguments[4]))
+    return _polled(name, watched, masked=name != "epoll_wait" and bool(arguments[4]))
 
 
 def _wait4(name: str, arguments: list[int], memory: Memory) -> Wait:
