@@ -512,7 +512,7 @@ def test_the_age_of_a_process_grows_and_is_0_where_it_cannot_be_read(tmp_path: P
 
 
 def test_a_user_has_a_name_or_a_number() -> None:
-    assert procfs.user(os.getuid()) == pwd.getpwuid(os.getuid()).pw_name
+    assert procfs.user(0) == pwd.getpwuid(0).pw_name
     assert procfs.user(4_000_000_000) == "4000000000"
 
 
