@@ -181,20 +181,29 @@ def _grow(hang: _Hang) -> Step:
 
 
 def _grow_pipe(hang: _Hang, step: Step) -> Step:
+    """Grow a pipe; where the quota refuses it, again: another process may measure the headroom just then."""
+    grown, reason = _resize(hang, step)
+    for _ in range(_ATTEMPTS - 1):
+        if reason != "quota":
+            break
+        time.sleep(_QUOTA_PAUSE)
+        again, reason = _resize(hang, step)
+        grown = replace(again, before=grown.before, granted=again.granted or grown.granted)
+    return grown
+
+
+def _resize(hang: _Hang, step: Step) -> tuple[Step, str]:
+    """Ask the kernel once; return also the reason of a refusal, after which as much as it grants is taken."""
     with peek.opened(_path(hang), _file(hang)) as fd:
         was = pipes.capacity(fd)
-        for attempt in range(_ATTEMPTS):
-            try:
-                granted = pipes.resize(fd, max(step.wanted, pipes.capacity(fd)))
-                step = replace(step, refused="", limit=None)
-                break
-            except ResizeRefused as error:
-                granted = pipes.resize(fd, max(step.wanted, pipes.capacity(fd)), best_effort=True)
-                step = replace(step, refused=str(error), limit=error.limit or error.reason)
-                if error.reason != "quota" or attempt == _ATTEMPTS - 1:
-                    break
-                time.sleep(_QUOTA_PAUSE)  # another process of the user may measure its headroom
-    return replace(step, before=was, granted=granted if granted > was else None)
+        wanted = max(step.wanted, was)
+        try:
+            granted, reason = pipes.resize(fd, wanted), ""
+            step = replace(step, refused="", limit=None)
+        except ResizeRefused as error:
+            granted, reason = pipes.resize(fd, wanted, best_effort=True), error.reason
+            step = replace(step, refused=str(error), limit=error.limit or error.reason)
+    return replace(step, before=was, granted=granted if granted > was else None), reason
 
 
 def _grow_socket(hang: _Hang, step: Step) -> Step:
@@ -230,7 +239,7 @@ def _path(hang: _Hang) -> str:
 
 
 def _pulse(writer: Party) -> tuple[str, str] | None:
-    """Give what changes when a thread runs; None when it is gone."""
+    """Return what changes when a thread runs; None when it is gone."""
     path = f"/proc/{writer.pid}/task/{writer.tid}"
     try:
         return procfs.text(f"{path}/wchan"), procfs.status(path)["voluntary_ctxt_switches"]
