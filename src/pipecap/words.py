@@ -35,6 +35,12 @@ def processes(pids: Iterable[int]) -> str:
     return f"process{'es' if len(numbers) > 1 else ''} {some(numbers)}"
 
 
+def first_of(pids: Sequence[int], most: int = 5) -> str:
+    """Name the first of many processes, and how many more there are: "processes 1, 2, 3, 4, 5 and 7 more"."""
+    more = f" and {len(pids) - most:,} more" if len(pids) > most else ""
+    return f"process{'es' if len(pids) > 1 else ''} {', '.join(map(str, pids[:most]))}{more}"
+
+
 def some(names: Sequence[str]) -> str:
     """Join names, the last by "and"; of many only the first, and how many more there are."""
     if len(names) > _MOST_NAMED:

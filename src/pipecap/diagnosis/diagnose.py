@@ -8,16 +8,18 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from pipecap.diagnosis import evidence, parties, patterns, waits
 from pipecap.diagnosis.evidence import Evidence
-from pipecap.diagnosis.find import Case, Found, Key, find
+from pipecap.diagnosis.find import Case, Key, find
 from pipecap.diagnosis.finding import VERDICTS, Diagnosis, Finding, Moving, Party, PipeNow, Place
 from pipecap.diagnosis.growth import plan
 from pipecap.diagnosis.movement import PATIENCE, Movement
 from pipecap.diagnosis.named import Named
+from pipecap.diagnosis.wakers import note_wakers
 from pipecap.errors import AccessDenied, ProcessGone
 from pipecap.kernel.limits import limits
 from pipecap.proc import procfs, snapshot, sockets, stacks
 from pipecap.proc.checks import require_process, require_seconds
 from pipecap.proc.procfs import ThreadMemory
+from pipecap.proc.stacks import place
 
 WINDOW = 0.3
 _MOST_REPEATS = 3
@@ -64,7 +66,7 @@ def _scope(seen: Evidence, pid: int | None) -> set[int]:
         me = os.geteuid()
         return {process.pid for process in seen.now.processes.values() if me in (0, process.uid)}
     process = seen.now.processes.get(pid)
-    if process is None or process.state in "ZX":
+    if process is None or process.has_ended:
         raise ProcessGone(pid)
     if process.closed:
         raise AccessDenied(f"process {pid} may not be read")
@@ -84,21 +86,22 @@ def judge(
 ) -> Diagnosis:
     """Draw the conclusions that touch a process in `scope`; with `movement`, on earlier samples, without waiting."""
     begin = time.monotonic() - seen.window if begin is None else begin
-    found = find(seen)
-    cases = _touching(found.cases, scope)
-    reasons = _take_stacks(seen, found, cases, scope, pid, stacks)
+    note_wakers(seen)
+    cases = _touching(find(seen), scope)
+    reasons = _take_stacks(seen, cases, scope, pid, stacks)
     if seen.stacks:
-        found = find(seen)
-        cases = _touching(found.cases, scope)
+        cases = _touching(find(seen), scope)
     seen, cases, moving = _settle(seen, cases, patience, progress, movement)
     _note_log_writers(seen, cases)
     findings = [_finding(seen, case, moving.get(case.key), pid) for case in cases]
     findings.sort(key=lambda finding: VERDICTS.index(finding.verdict))
-    unknown = tuple(_unknown(seen)) if any(not each.problem or each.verdict == "stall" for each in findings) else ()
+    unknown = (
+        seen.now.unknown(seen.suspects) if any(not each.problem or each.verdict == "stall" for each in findings) else []
+    )
     places: tuple[Place, ...] = ()
     if pid is not None and not any(finding.problem for finding in findings):
         places = tuple(
-            Place(thread.pid, thread.tid, _place(seen, thread.tid))
+            Place(thread.pid, thread.tid, place(seen.stacks[thread.tid]))
             for each in sorted(scope)
             for thread in seen.now.processes[each].threads
             if thread.tid in seen.stacks
@@ -107,16 +110,12 @@ def judge(
     return Diagnosis(pid, time.monotonic() - begin, shown, (*unknown, *reasons), _footnote(seen, shown), places)
 
 
-def _place(seen: Evidence, tid: int) -> str:
-    return stacks.place(seen.stacks[tid])
-
-
 def _touching(cases: Iterable[Case], scope: Collection[int]) -> list[Case]:
     return [case for case in cases if any(thread.pid in scope for thread in case.threads)]
 
 
 def _take_stacks(
-    seen: Evidence, found: Found, cases: Collection[Case], scope: Collection[int], pid: int | None, wanted: bool | None
+    seen: Evidence, cases: Collection[Case], scope: Collection[int], pid: int | None, wanted: bool | None
 ) -> tuple[str, ...]:
     """Take the Python lines of all that is in it at once; return why some are missing."""
     if wanted is False or (wanted is None and stacks.find_program() is None):
@@ -156,8 +155,9 @@ def _settle(
     if lasting and movement is None and patience >= seen.window:  # what is reported was so at the end, too
         now = snapshot.take(proc=seen.now.proc, ignored=seen.now.ignored)
         later = evidence.compare(seen.now, now, patience)
+        note_wakers(later)
         later.stacks = seen.stacks
-        seen, cases = later, _touching(find(later).cases, {thread.pid for case in cases for thread in case.threads})
+        seen, cases = later, _touching(find(later), {thread.pid for case in cases for thread in case.threads})
     settled = []
     for case in cases:
         if case.key in moving:
@@ -178,11 +178,6 @@ def _note_log_writers(seen: Evidence, cases: Collection[Case]) -> None:
             seen.log_writers.add(writer.tid)
 
 
-def _unknown(seen: Evidence) -> list[str]:
-    """Say what could not be read and may be a waker of what waits."""
-    return seen.now.unknown(seen.suspects)
-
-
 def _footnote(seen: Evidence, findings: Collection[Finding]) -> str:
     """Say what a proof leaves out."""
     unread = sum(bool(process.closed) for process in seen.now.processes.values())
@@ -193,9 +188,10 @@ def _footnote(seen: Evidence, findings: Collection[Finding]) -> str:
 
 
 def _finding(seen: Evidence, case: Case, moving: Moving | None, pid: int | None) -> Finding:
-    named = patterns.name(seen, case) if case.writers and case.verdict != "idle" else waits.name(seen, case)
     if case.verdict == "busy":
         named = patterns.slow(seen, case, moving)
+    else:
+        named = patterns.name(seen, case) if case.writers and case.verdict != "idle" else waits.name(seen, case)
     pipes = tuple(parties.pipe_now(seen, file) for file in case.files)
     shown = parties.of(seen, case)
     program = parties.program(seen, case, pid)

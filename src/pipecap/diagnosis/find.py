@@ -7,16 +7,16 @@ that a person or a signal handler may end (`is_strong`). A stuck set without wor
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipecap.diagnosis import graph
 from pipecap.diagnosis.evidence import Evidence
 from pipecap.diagnosis.finding import Verdict
 from pipecap.diagnosis.lines import meaning
-from pipecap.diagnosis.wakers import note_wakers
 from pipecap.proc import procfs, sockets
 from pipecap.proc.files import File, Pipe, Socket
 from pipecap.proc.snapshot import Process, Thread
@@ -45,27 +45,17 @@ class Case:
         return self.files, tuple((thread.tid, thread.start, thread.wait) for thread in self.writers or self.threads)
 
 
-@dataclass
-class Found:
-    """The cases, and the threads that only members of their set could wake."""
-
-    cases: list[Case] = field(default_factory=list)
-    stuck: set[int] = field(default_factory=set)
-    robust: set[int] = field(default_factory=set)
-
-
-def find(seen: Evidence) -> Found:
-    """Find all hangs."""
-    note_wakers(seen)
+def find(seen: Evidence) -> list[Case]:
+    """Find all hangs, by the wakers that wakers.py has noted."""
     stuck = graph.stuck(seen.wakers)
     strong = {tid: others if is_strong(seen, seen.blocked[tid]) else None for tid, others in seen.wakers.items()}
-    found = Found([], stuck, graph.stuck(strong))
-    for group in graph.groups(stuck, seen.wakers):
-        found.cases += _cases(seen, group, found.robust)
-    found.cases += _stalls(seen, stuck)
-    found.cases += _ends_that_do_not_come(seen, stuck)
-    found.cases += _fifos(seen)
-    return found
+    robust = graph.stuck(strong)
+    return [
+        *(case for group in graph.groups(stuck, seen.wakers) for case in _cases(seen, group, robust)),
+        *_stalls(seen, stuck),
+        *_ends_that_do_not_come(seen, stuck),
+        *_fifos(seen),
+    ]
 
 
 def is_strong(seen: Evidence, thread: Thread) -> bool:
@@ -173,7 +163,7 @@ def _is_self_pipe(seen: Evidence, core: set[int]) -> bool:
     if len({thread.pid for thread in threads}) > 1:
         return False
     process = seen.process(threads[0])
-    handlers = bool(procfs.handled(process.pid, seen.now.proc)) and not _lost_child(seen, process)
+    handlers = bool(procfs.handled(process.pid, seen.now.proc)) and not seen.now.ended_children(process.pid)
     sources = [seen.source(file) for thread in threads for file in seen.awaited(thread)]
     ends = [end for end in process.ends if end.file in sources and end.writes]
     return bool(ends) and (handlers or any(_is_nonblocking(seen, process, end.fd) for end in ends))
@@ -181,13 +171,9 @@ def _is_self_pipe(seen: Evidence, core: set[int]) -> bool:
 
 def _is_nonblocking(seen: Evidence, process: Process, fd: int) -> bool:
     try:
-        return bool(int(procfs.fdinfo(process.pid, fd, seen.now.proc)["flags"], 8) & 0o4000)
+        return bool(int(procfs.fdinfo(process.pid, fd, seen.now.proc)["flags"], 8) & os.O_NONBLOCK)
     except (OSError, KeyError, ValueError):
         return False
-
-
-def _lost_child(seen: Evidence, process: Process) -> bool:
-    return any(child.state in "ZX" for child in seen.now.children(process.pid))
 
 
 # ---- what may yet move, and does not ----
@@ -240,8 +226,8 @@ def _is_orphan(seen: Evidence, reader: Process, holder: Process, file: File) -> 
     was_reparented = holder.ppid in parents and (holder.ppid != reader.ppid or holder.ppid == reader.pid)
     began_later = holder.start >= reader.start
     inherited = any(end.file == file and end.writes and end.fd in (1, 2) for end in holder.ends)
-    ended_child = _lost_child(seen, reader)
-    return was_reparented and began_later and inherited and (ended_child or holder.ppid != reader.pid)
+    has_ended_child = bool(seen.now.ended_children(reader.pid))
+    return was_reparented and began_later and inherited and (has_ended_child or holder.ppid != reader.pid)
 
 
 def _ancestors(seen: Evidence, process: Process) -> Iterator[int]:

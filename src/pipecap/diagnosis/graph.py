@@ -10,7 +10,7 @@ Node = TypeVar("Node", bound=Hashable)
 
 
 def stuck(movers: Mapping[Node, Collection[Node] | None]) -> set[Node]:
-    """Give the greatest set of blocked threads in which each can be moved only by others in it.
+    """Return the greatest set of blocked threads in which each can be woken only by others in it.
 
     `movers` has, of each blocked thread, the threads that could end its wait; None where somebody who is not known
     could. A thread that is no key is not blocked. Each is taken out once, so the work grows with threads and edges.

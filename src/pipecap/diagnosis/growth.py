@@ -63,5 +63,5 @@ def plan(pipe: PipeNow, writers: Sequence[Party], host: HostLimits, socket_most:
 
 
 def needed(capacity: int, to_go: int) -> int | None:
-    """Return the capacity, of slots all in use, that takes so many bytes more; None above what any pipe can have."""
+    """Return the capacity, of slots all in use, that takes `to_go` bytes more; None above what any pipe can have."""
     return round_capacity(capacity + -(-to_go // PAGE_SIZE) * PAGE_SIZE, PAGE_SIZE)

@@ -135,9 +135,10 @@ class Movement:
 
     def _could_read(self, case: Case) -> list[int]:
         """Return the processes on the other side, without the waiters' own."""
+        if not case.writers:
+            return []
         waiters = {thread.pid for thread in case.threads}
-        sides = [self._seen.readers(file) if case.writers else self._seen.writers(file) for file in case.files]
-        return sorted(set().union(*sides) - waiters) if case.writers else []
+        return sorted(set().union(*map(self._seen.readers, case.files)) - waiters)
 
     def _may_work(self, case: Case, readers: Collection[int]) -> set[int]:
         """Return the processes that could read, and those that work for them."""

@@ -39,7 +39,7 @@ def _in_order(seen: Evidence, case: Case) -> Iterator[tuple[Thread, Role]]:
     first_to_show = {tid for tid, thread in members.items() if thread.wait.kind in ("child", "read", "poll")}
     for pid in readers:
         process = seen.now.processes[pid]
-        mine = [thread for thread in process.threads if thread.tid in members or not _proven(case)]
+        mine = [thread for thread in process.threads if thread.tid in members or case.verdict != "deadlock"]
         # The thread that waits for a child or for bytes says more than one that waits for a lock of its process.
         for thread in sorted(mine, key=lambda each: (each.tid not in first_to_show, each.tid != pid))[:1]:
             yield thread, "reader"
@@ -56,10 +56,6 @@ def _in_order(seen: Evidence, case: Case) -> Iterator[tuple[Thread, Role]]:
                 border.append(thread)
                 yield thread, "waits"
     yield from ((thread, "waits") for thread in case.threads if not _is_helper(thread))
-
-
-def _proven(case: Case) -> bool:
-    return case.verdict == "deadlock"
 
 
 def _is_helper(thread: Thread) -> bool:

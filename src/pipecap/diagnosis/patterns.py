@@ -229,7 +229,7 @@ def _same_process(seen: Evidence, case: Case, writer: Thread, file: File) -> Nam
             " taken",
             "put outside of the lock: release it before put() or send(), or let the reading thread not take it",
         )
-    gone = [child.pid for child in seen.now.children(writer.pid) if child.state in "ZX"]
+    gone = seen.now.ended_children(writer.pid)
     if gone:
         return Named(
             "reader has ended",

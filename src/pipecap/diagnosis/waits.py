@@ -73,7 +73,7 @@ def _own_end(seen: Evidence, case: Case) -> Named | None:
         mains = {thread.tid for thread in case.threads if thread.tid == thread.pid} - {reader.tid}
         if mains & (seen.wakers.get(reader.tid) or set()) or seen.writers(file) != {reader.pid}:
             continue
-        gone = [child.pid for child in seen.now.children(reader.pid) if child.state in "ZX"]
+        gone = seen.now.ended_children(reader.pid)
         ended = f"; of its children, {processes(gone)} ended" if gone else ""
         return Named(
             "end of file that cannot come",
@@ -219,7 +219,7 @@ def _idle(seen: Evidence, case: Case) -> Named:
             "none if it is idle; if not, close the write ends that nobody uses, so that readers see the end",
             _NOTHING_FULL,
         )
-    ended = [process.pid for pid in pids for process in seen.now.children(pid) if process.state in "ZX"]
+    ended = [child for pid in pids for child in seen.now.ended_children(pid)]
     gone = f" Ended: {processes(ended)}." if ended else ""
     more = "" if seen.stacks else " pip install 'pipecap[stacks]' adds the Python lines, which would tell them apart."
     return Named(

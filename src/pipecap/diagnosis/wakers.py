@@ -150,7 +150,7 @@ class _Wakers:
 
     def _living_threads(self, pids: list[int]) -> set[int] | None:
         processes = [self._seen.now.processes.get(pid) for pid in pids]
-        if any(process is None or process.closed or process.state in "ZX" for process in processes):
+        if any(process is None or process.closed or process.has_ended for process in processes):
             return None
         return self._seen.now.threads_of(pids)
 
@@ -171,8 +171,8 @@ class _Wakers:
             return None
         below = [child.pid for child in children]
         if wanted is None or wanted <= 0:
-            below = [pid for pid in seen.now.tree(*below) if not _has_ended(seen, pid)]
-            if any(child.state in "ZX" for child in children):
+            below = [pid for pid in seen.now.tree(*below) if not seen.now.processes[pid].has_ended]
+            if any(child.has_ended for child in children):
                 return None
         return self._living_threads(below)
 
@@ -196,10 +196,6 @@ class _Wakers:
     def _outer(self, pid: int, memory: str) -> int:
         """Return the number here of a process that shares memory, by the number in its own PID namespace."""
         return next((each for each in self._mapping[memory] if _pids_of(each, self._seen.now.proc)[-1] == pid), -1)
-
-
-def _has_ended(seen: Evidence, pid: int) -> bool:
-    return seen.now.processes[pid].state in "ZX"
 
 
 def _pids_of(pid: int, proc: str) -> list[int]:

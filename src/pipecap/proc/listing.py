@@ -197,7 +197,7 @@ class Looks:
         self.scope = set()
         for pid in self._pids:
             process = seen.processes.get(pid)
-            if process is None or process.state in "ZX" or self._starts.setdefault(pid, process.start) != process.start:
+            if process is None or process.has_ended or self._starts.setdefault(pid, process.start) != process.start:
                 self.failed.append(ProcessGone(pid))
             elif process.closed:
                 self.failed.append(AccessDenied(f"process {pid} may not be looked into"))

@@ -72,7 +72,7 @@ os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, a
 
 
 def owner(holders: Collection[tuple[int, End]], *, proc: str) -> int | None:
-    """Give the user who made a pipe; None where that is not told."""
+    """Return the user who made a pipe; None where that cannot be seen."""
     for pid, end in holders:
         with suppress(OSError):
             return os.stat(f"{proc}/{pid}/fd/{end.fd}").st_uid

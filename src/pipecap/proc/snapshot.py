@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pipecap.proc import procfs, syscalls
 from pipecap.proc.files import EventFd, Fifo, File, PidFd, Pipe, Ring, Socket
 from pipecap.proc.syscalls import Wait
+from pipecap.words import first_of
 
 _GONE = (FileNotFoundError, ProcessLookupError)
 _BLOCKED = ("write", "read", "open", "poll", "child", "private futex", "shared futex")
@@ -80,6 +81,11 @@ class Process:
     hidden: bool = False  # by hidepid: its parent and session are not known either
     names: dict[int, str] = field(default_factory=dict)  # of FIFOs, by fd
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether only its exit status is left."""
+        return self.state in "ZX"
+
     def end(self, fd: int) -> End | None:
         """Find what a descriptor is."""
         return next((end for end in self.ends if end.fd == fd), None)
@@ -121,6 +127,10 @@ class Snapshot:
         """Give the children of a process."""
         return [process for process in self.processes.values() if process.ppid == pid]
 
+    def ended_children(self, pid: int) -> list[int]:
+        """Return the children of a process that have ended, and wait to be reaped."""
+        return [child.pid for child in self.children(pid) if child.has_ended]
+
     def tree(self, *pids: int) -> set[int]:
         """Give processes and their descendants."""
         found = {*pids}
@@ -140,15 +150,10 @@ class Snapshot:
         for process in self.processes.values():
             if process.closed and (pids is None or process.pid in pids):
                 reasons[process.closed].append(process.pid)
-        told = [f"{_some(pids)}: {reason}" for reason, pids in reasons.items()]
+        told = [f"{first_of(pids)}: {reason}" for reason, pids in reasons.items()]
         if self.hides and (pids is None or pids):
             told.append(f"processes of other users: hidden by hidepid: {_PRIVILEGE}")
         return told
-
-
-def _some(pids: list[int], most: int = 5) -> str:
-    more = f" and {len(pids) - most:,} more" if len(pids) > most else ""
-    return f"process{'es' if len(pids) > 1 else ''} {', '.join(map(str, pids[:most]))}{more}"
 
 
 def take(*, proc: str = "/proc", ignored: Collection[int] = ()) -> Snapshot:

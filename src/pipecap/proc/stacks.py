@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TypeAlias
 
 from pipecap.proc import procfs
+from pipecap.words import first_of
 
 INSTALL = "pip install 'pipecap[stacks]'"
 
@@ -55,7 +56,7 @@ def take(pids: Collection[int]) -> tuple[dict[int, Stack], tuple[str, ...]]:
             reasons[answer].append(pid)
         else:
             found |= answer
-    return found, tuple(f"{_named(pids)}: {reason}" for reason, pids in reasons.items())
+    return found, tuple(f"{first_of(pids)}: {reason}" for reason, pids in reasons.items())
 
 
 def _dump_all(program: str, pids: Sequence[int]) -> dict[int, dict[int, Stack] | str]:
@@ -87,12 +88,6 @@ def _is_python(pid: int) -> bool:
         return True
     except OSError:
         return False
-
-
-def _named(pids: Sequence[int], most: int = 5) -> str:
-    """Name some processes."""
-    more = f" and {len(pids) - most:,} more" if len(pids) > most else ""
-    return f"process{'es' if len(pids) > 1 else ''} {', '.join(map(str, pids[:most]))}{more}"
 
 
 def own() -> dict[int, Stack]:
