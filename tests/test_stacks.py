@@ -27,7 +27,7 @@ JOIN_BEFORE_GET = programs.HERE / "hanging" / "join_before_get.py"
 
 @pytest.fixture
 def hung() -> Iterator[int]:
-    """Give the PID of the documented example, hung, where py-spy is installed and may read it."""
+    """Return the PID of the documented example, hung, where py-spy is installed and may read it."""
     if stacks.find_program() is None:
         pytest.skip(f"py-spy is not installed: {stacks.INSTALL}")
     with scenes.hung("join_before_get") as child:
@@ -134,7 +134,7 @@ def test_several_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch, python: int
 
 @pytest.fixture
 def python() -> Iterator[int]:
-    """Give the PID of a child that is Python."""
+    """Return the PID of a child that is Python."""
     with children.forked(signal.pause) as child:
         yield child.pid
 

@@ -365,14 +365,14 @@ def vmsplice(fd: int, size: int) -> object:
 
 @pytest.fixture
 def sink(pipe: tuple[int, int]) -> int:
-    """Give the write end of a full pipe."""
+    """Return the write end of a full pipe."""
     os.write(pipe[1], bytes(16 * PAGE))
     return pipe[1]
 
 
 @pytest.fixture
 def source() -> Iterator[tuple[int, int]]:
-    """Give one more pipe: read end, write end."""
+    """Return one more pipe: read end, write end."""
     ends = os.pipe()
     yield ends
     for end in ends:
